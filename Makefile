@@ -1,0 +1,80 @@
+# make demo   make up   make down   make test   make lint   make bench      (make help: what each does)
+#
+# Needs Python 3.11 or newer, make, gcc and a package index. No root, no Docker, no server.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# make demo CLIPS="a.mp4 b.mkv": your own footage
+CLIPS ?=
+# make test TESTS="cv_platform_tests/vision -k nms": some of the tests
+TESTS ?= cv_platform_tests
+WORKERS ?= 2
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export PIP_REQUIRE_VIRTUALENV := 0
+export PYTHONNOUSERSITE := 1
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+# One line that counts, on a terminal; nothing elsewhere. Errors go to the screen as pip says them.
+COUNT := awk -v tty="$$([ -t 1 ] && echo 1 || true)" \
+  '/^(Collecting|Requirement already)/ { n++; if (tty) printf "\r  %d packages looked at", n } \
+   /^Installing collected/ { if (tty) printf "\n"; print "  installing (this takes a minute or two)" } \
+   END { if (tty) printf "\n" }'
+
+.PHONY: help demo up down test lint bench clean clean-state
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.demo ## run everything once: servers, sample footage (or CLIPS="…"), the whole graph, a summary
+	@$(BIN)/cv-platform demo $(CLIPS)
+
+up: $(VENV)/.demo ## start the Dagster UI and daemon on the same state; prints the address
+	@$(BIN)/cv-platform up
+
+down: ## stop all that up or demo started, by process id
+	@if [ -x $(BIN)/cv-platform ]; then $(BIN)/cv-platform down; else echo "nothing is installed, so nothing runs"; fi
+
+test: $(VENV)/.dev ## all tests, on real servers
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+
+lint: $(VENV)/.dev ## ruff, mypy, import contracts, dbt parse
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/dbt --quiet parse --project-dir dbt --profiles-dir dbt
+
+bench: $(VENV)/.bench ## the benchmarks, one after the other
+	@for file in benchmarks/[!_]*.py; do \
+	  module=$${file%.py}; echo "== $${module#benchmarks/}"; $(BIN)/python -m "$${module//\//.}"; \
+	done
+
+clean: down ## remove the environment and all caches; footage, ledger and models stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf dbt/target dbt/logs
+	find cv_platform cv_platform_tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-state: down ## delete what the embedded stack holds: ledger, warehouse, clips, models
+	rm -rf .cv_platform
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); needed is Python 3.11 or newer: make PYTHON=python3.11"; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "$(PYTHON) cannot make an environment: install its venv module (Debian: python3-venv)"; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.demo: EXTRAS := demo
+$(VENV)/.dev: EXTRAS := test,lint
+$(VENV)/.bench: EXTRAS := test,bench
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.bench: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing the package with what $(subst $(VENV)/.,,$@) needs"
+	@$(BIN)/python -m pip install -c constraints.txt -e ".[$(EXTRAS)]" | $(COUNT)
+	@touch $@
