@@ -1,0 +1,170 @@
+"""Leases: who works on which clip, and until when."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import psycopg
+
+from cv_platform.storage.database import Connection, Database
+from cv_platform.storage.ledger.model import UPSTREAM, Claim, Clip, Scope
+
+_CLIP_COLUMNS = (
+    "c.clip_id, c.site_id, c.camera_id, c.capture_date, c.captured_at, c.upload_key, c.published_key, c.size_bytes,"
+    " c.duration_s, c.facts, c.content_sha256"
+)
+
+
+# A rolling deployment has workers of two versions for a while: only the newer may begin.
+AT_CURRENT_VERSION = (
+    "NOT EXISTS (SELECT 1 FROM cv.stage_versions v WHERE v.stage = %(stage)s AND v.version <> %(version)s)"
+)
+
+
+def claim_clips(
+    database: Database, stage: str, *, version: str, scope: Scope, run_id: str, lease_s: float, limit: int
+) -> list[Claim]:
+    """Claim clips that wait at a stage, or whose lease has run out; oldest first.
+
+    Each claimed row's fence goes up, so that whoever held it before can no longer commit. A worker at a version that
+    the deployment has left gets nothing.
+    """
+    with database.transaction() as connection:
+        rows = connection.execute(
+            f"""
+            WITH wanted AS (
+                SELECT clip_id FROM cv.stages
+                WHERE stage = %(stage)s AND {_in_scope(scope)}
+                  AND state IN ('pending', 'running')
+                  AND CASE state WHEN 'pending' THEN next_attempt_at <= now() ELSE lease_expires_at < now() END
+                  AND {AT_CURRENT_VERSION}
+                ORDER BY captured_at, clip_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+            ), taken AS (
+                UPDATE cv.stages s
+                SET state = 'running', fence = s.fence + 1, version = %(version)s, run_id = %(run_id)s,
+                    attempts = s.attempts + 1, lease_expires_at = now() + %(lease)s
+                FROM wanted WHERE s.clip_id = wanted.clip_id AND s.stage = %(stage)s
+                RETURNING s.clip_id, s.fence, s.input_generation, s.attempts
+            )
+            SELECT {_CLIP_COLUMNS}, t.fence, t.input_generation, t.attempts,
+                   (SELECT jsonb_object_agg(u.stage, jsonb_build_array(u.output_key, u.output_sha256))
+                    FROM cv.stages u WHERE u.clip_id = t.clip_id AND u.stage = ANY(%(inputs)s))
+            FROM taken t JOIN cv.clips c USING (clip_id) ORDER BY c.captured_at, c.clip_id
+            """,
+            {
+                "stage": stage,
+                "version": version,
+                "run_id": run_id,
+                "lease": timedelta(seconds=lease_s),
+                "limit": limit,
+                "inputs": list(UPSTREAM[stage]),
+                **_scope_values(scope),
+            },
+        ).fetchall()
+    return [
+        Claim(
+            clip=Clip(*row[:11]),
+            stage=stage,
+            version=version,
+            fence=row[11],
+            input_generation=row[12],
+            attempts=row[13],
+            inputs={name: (key, sha256) for name, (key, sha256) in (row[14] or {}).items()},
+        )
+        for row in rows
+    ]
+
+
+def release(database: Database, claims: Sequence[Claim]) -> None:
+    """Give claims back unused, as when a run is asked to stop: another may take them at once, none is counted."""
+    with database.transaction() as connection:
+        for claim in claims:
+            connection.execute(
+                "UPDATE cv.stages SET state = 'pending', lease_expires_at = NULL, attempts = attempts - 1"
+                " WHERE clip_id = %s AND stage = %s AND state = 'running' AND fence = %s",
+                [claim.clip.clip_id, claim.stage, claim.fence],
+            )
+
+
+def postpone(database: Database, claim: Claim, *, delay_s: float, error: str) -> None:
+    """Give a claim back after a failure that may pass: it may be claimed again after `delay_s`."""
+    with database.transaction() as connection:
+        connection.execute(
+            "UPDATE cv.stages SET state = 'pending', lease_expires_at = NULL, error = %s,"
+            " next_attempt_at = now() + %s WHERE clip_id = %s AND stage = %s AND state = 'running' AND fence = %s",
+            [error, timedelta(seconds=delay_s), claim.clip.clip_id, claim.stage, claim.fence],
+        )
+
+
+@contextmanager
+def kept_alive(database: Database, claim: Claim, *, lease_s: float) -> Iterator[threading.Event]:
+    """Renew the claim at a third of its time while the block runs; the event is set once it is lost.
+
+    A renewal that fails for any reason past the lease's end counts as lost, since another may have the clip by then.
+    """
+
+    def renew(connection: Connection) -> bool:
+        updated = connection.execute(
+            "UPDATE cv.stages SET lease_expires_at = now() + %s WHERE clip_id = %s AND stage = %s"
+            " AND state = 'running' AND fence = %s AND input_generation = %s",
+            [timedelta(seconds=lease_s), claim.clip.clip_id, claim.stage, claim.fence, claim.input_generation],
+        )
+        return updated.rowcount == 1
+
+    with lease_kept(database, renew, lease_s=lease_s) as lost:
+        yield lost
+
+
+@contextmanager
+def lease_kept(database: Database, renew: Callable[[Connection], bool], *, lease_s: float) -> Iterator[threading.Event]:
+    """Call `renew` in a thread at a third of the lease; the event is set once it returns False or can't be called."""
+    lost, done = threading.Event(), threading.Event()
+
+    def keep() -> None:
+        failures = 0
+        while not done.wait(lease_s / 3):
+            try:
+                with database.transaction() as connection:
+                    alive = renew(connection)
+                failures = 0
+            except psycopg.Error:
+                failures += 1
+                alive = failures < 3
+            if not alive:
+                lost.set()
+                return
+
+    thread = threading.Thread(target=keep, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield lost
+    finally:
+        done.set()
+        thread.join()
+
+
+def clip_of(connection: Connection, clip_id: uuid.UUID) -> Clip:
+    """One clip by its id. Raises LookupError."""
+    row = connection.execute(f"SELECT {_CLIP_COLUMNS} FROM cv.clips c WHERE clip_id = %s", [clip_id]).fetchone()
+    if row is None:
+        raise LookupError(f"no clip {clip_id}")
+    return Clip(*row)
+
+
+def _in_scope(scope: Scope) -> str:
+    parts = ["true"]
+    if scope.capture_date is not None:
+        parts.append("capture_date = %(capture_date)s")
+    if scope.sites:
+        parts.append("site_id = ANY(%(sites)s)")
+    if scope.cameras:
+        parts.append("camera_id = ANY(%(cameras)s)")
+    return " AND ".join(parts)
+
+
+def _scope_values(scope: Scope) -> dict[str, object]:
+    return {"capture_date": scope.capture_date, "sites": list(scope.sites), "cameras": list(scope.cameras)}

@@ -1,0 +1,243 @@
+"""Uploads become clips: in bulk, idempotent, safe to run from several processes at once."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+
+from cv_platform.storage.database import Connection, Database
+from cv_platform.storage.ledger.days import mark_dirty
+from cv_platform.storage.ledger.model import STAGES, clip_id_for, published_key_for
+from cv_platform.storage.ledger.withdrawal import supersede
+
+# Registrations wait for each other: two of one key must agree on which content came last.
+_REGISTRATION_LOCK = 3_907_114_862
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An object seen under the raw prefix. Without a site it is quarantined for `problem`."""
+
+    key: str
+    etag: str
+    size_bytes: int
+    site_id: str | None = None
+    camera_id: str | None = None
+    captured_at: datetime | None = None
+    problem: tuple[str, str] | None = None
+    """Code and one-line reason, where the upload cannot be processed."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What one registration did."""
+
+    new: int = 0
+    repeated: int = 0
+    superseded: int = 0
+    quarantined: int = 0
+    days: frozenset[date] = field(default_factory=frozenset)
+
+
+def register_uploads(database: Database, uploads: Sequence[Upload]) -> Registered:
+    """Register what the store holds now, in the order given.
+
+    The same key and etag twice is one clip. The same key with another etag is a new clip that supersedes the old one,
+    also where an older content comes back. A camera id that belongs to another site is quarantined. Ends in one
+    transaction: all or nothing.
+    """
+    last_seen: dict[tuple[str, str], Upload] = {}
+    for upload in uploads:
+        last_seen.pop((upload.key, upload.etag), None)
+        last_seen[upload.key, upload.etag] = upload
+    unique = list(last_seen.values())
+    if not unique:
+        return Registered()
+
+    def work(connection: Connection) -> Registered:
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_REGISTRATION_LOCK])
+        known = _known(connection, {upload.key for upload in unique})
+        fresh = [upload for upload in unique if not _is_known(known.get(upload.key, []), upload.etag)]
+        owners = _register_cameras(connection, fresh)
+        rows: list[_NewClip] = []
+        replaced: list[tuple[uuid.UUID, uuid.UUID]] = []
+        latest: dict[str, uuid.UUID] = {}
+        generations = {key: len(contents) for key, contents in known.items()}
+        for upload in fresh:
+            generation = generations.get(upload.key, 0)
+            generations[upload.key] = generation + 1
+            clip_id = clip_id_for(upload.key, generation)
+            previous = latest.get(upload.key) or _current(known.get(upload.key, []))
+            if previous is not None:
+                replaced.append((previous, clip_id))
+            latest[upload.key] = clip_id
+            problem = upload.problem
+            if problem is None and owners.get(str(upload.camera_id)) != upload.site_id:
+                problem = ("camera_of_other_site", "its camera id is registered at another site; ids are unique")
+            rows.append(_NewClip(clip_id, upload, problem))
+        _insert(connection, rows)
+        days = {row.upload.captured_at.date() for row in rows if row.upload.captured_at is not None}
+        # A clip without a capture time counts on the day on which it came.
+        changed = days | {datetime.now(UTC).date() for row in rows if row.upload.captured_at is None}
+        for old, new in replaced:
+            changed |= supersede(connection, old, by=new)
+        mark_dirty(connection, changed)
+        return Registered(
+            new=len(rows),
+            repeated=len(uploads) - len(rows),
+            superseded=len(replaced),
+            quarantined=sum(row.problem is not None for row in rows),
+            days=frozenset(days),
+        )
+
+    return database.transact(work)
+
+
+@dataclass(frozen=True)
+class KnownContent:
+    """A content that was seen under a key."""
+
+    clip_id: uuid.UUID
+    etags: frozenset[str]
+    size_bytes: int
+    sha256: str | None
+    current: bool
+    """Whether it is the key's newest content."""
+
+
+def known_contents(database: Database, keys: Iterable[str]) -> dict[str, list[KnownContent]]:
+    """What was seen under keys before; keys never seen are left out."""
+    with database.transaction() as connection:
+        rows = connection.execute(
+            "SELECT upload_key, clip_id, etag, other_etags, size_bytes, content_sha256, state <> 'superseded'"
+            " FROM cv.clips WHERE upload_key = ANY(%s)",
+            [list(keys)],
+        ).fetchall()
+    found: dict[str, list[KnownContent]] = {}
+    for key, clip_id, etag, others, size_bytes, sha256, current in rows:
+        content = KnownContent(clip_id, frozenset([etag, *others]), size_bytes, sha256, current)
+        found.setdefault(key, []).append(content)
+    return found
+
+
+def note_etag(database: Database, clip_id: uuid.UUID, etag: str) -> None:
+    """Remember that a clip's very content was seen under another etag."""
+    with database.transaction() as connection:
+        connection.execute(
+            "UPDATE cv.clips SET other_etags = array_append(other_etags, %s)"
+            " WHERE clip_id = %s AND etag <> %s AND %s <> ALL(other_etags)",
+            [etag, clip_id, etag, etag],
+        )
+
+
+@dataclass(frozen=True)
+class _NewClip:
+    clip_id: uuid.UUID
+    upload: Upload
+    problem: tuple[str, str] | None
+
+
+@dataclass(frozen=True)
+class _Known:
+    clip_id: uuid.UUID
+    state: str
+    etags: frozenset[str]
+
+
+def _known(connection: Connection, keys: set[str]) -> dict[str, list[_Known]]:
+    rows = connection.execute(
+        "SELECT upload_key, etag, clip_id, state, other_etags FROM cv.clips WHERE upload_key = ANY(%s)",
+        [sorted(keys)],
+    ).fetchall()
+    known: dict[str, list[_Known]] = {}
+    for key, etag, clip_id, state, others in rows:
+        known.setdefault(key, []).append(_Known(clip_id, state, frozenset([etag, *others])))
+    return known
+
+
+def _is_known(contents: Iterable[_Known], etag: str) -> bool:
+    """Whether that content needs no new clip: one that was replaced and is back does, one that was erased never."""
+    return any(etag in content.etags for content in contents if content.state != "superseded")
+
+
+def _current(contents: Iterable[_Known]) -> uuid.UUID | None:
+    """The content of a key that a newer one replaces: one that has neither been replaced nor gone otherwise."""
+    for content in contents:
+        if content.state in ("in_progress", "published", "quarantined"):
+            return content.clip_id
+    return None
+
+
+def _register_cameras(connection: Connection, uploads: Iterable[Upload]) -> dict[str, str]:
+    """Make sites and cameras that are new; returns each camera's site."""
+    wanted = sorted(
+        {(str(u.camera_id), str(u.site_id)) for u in uploads if u.problem is None and u.site_id is not None}
+    )
+    with connection.cursor() as cursor:
+        sites = sorted({site for _, site in wanted})
+        cursor.execute("INSERT INTO cv.sites (site_id) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [sites])
+        cursor.execute(
+            "INSERT INTO cv.cameras (camera_id, site_id) SELECT * FROM unnest(%s::text[], %s::text[])"
+            " ON CONFLICT DO NOTHING",
+            [[camera for camera, _ in wanted], [site for _, site in wanted]],
+        )
+        cursor.execute(
+            "INSERT INTO cv.camera_heads (camera_id, site_id) SELECT camera_id, site_id FROM cv.cameras"
+            " WHERE camera_id = ANY(%s) ON CONFLICT DO NOTHING",
+            [[camera for camera, _ in wanted]],
+        )
+        cursor.execute(
+            "SELECT camera_id, site_id FROM cv.cameras WHERE camera_id = ANY(%s)", [[camera for camera, _ in wanted]]
+        )
+        return {str(camera): str(site) for camera, site in cursor.fetchall()}
+
+
+def _insert(connection: Connection, rows: Sequence[_NewClip]) -> None:
+    with connection.cursor() as cursor:
+        with cursor.copy(
+            "COPY cv.clips (clip_id, site_id, camera_id, upload_key, etag, size_bytes, captured_at, capture_date,"
+            " state, quarantine_stage, quarantine_code, quarantine_reason, quarantined_at, published_key) FROM STDIN"
+        ) as copy:
+            for row in rows:
+                upload, (code, reason) = row.upload, row.problem or (None, None)
+                refused = row.problem is not None
+                day = upload.captured_at.date() if upload.captured_at else None
+                copy.write_row(
+                    (
+                        row.clip_id,
+                        upload.site_id,
+                        upload.camera_id,
+                        upload.key,
+                        upload.etag,
+                        upload.size_bytes,
+                        upload.captured_at,
+                        day,
+                        "quarantined" if refused else "in_progress",
+                        "registration" if refused else None,
+                        code,
+                        reason,
+                        "now" if refused else None,
+                        published_key_for(row.clip_id),
+                    )
+                )
+        with cursor.copy(
+            "COPY cv.stages (clip_id, stage, site_id, camera_id, capture_date, captured_at, state) FROM STDIN"
+        ) as copy:
+            for row in rows:
+                upload = row.upload
+                if row.problem is not None or upload.captured_at is None:
+                    continue
+                for stage in STAGES:
+                    copy.write_row(
+                        (
+                            row.clip_id,
+                            stage,
+                            upload.site_id,
+                            upload.camera_id,
+                            upload.captured_at.date(),
+                            upload.captured_at,
+                            "pending" if stage == STAGES[0] else "blocked",
+                        )
+                    )

@@ -1,0 +1,241 @@
+"""Object stores: a local folder or S3, by one URL."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+import obstore
+from obstore.exceptions import InvalidPathError
+from obstore.store import LocalStore, S3Store
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from obstore.store import ClientConfig
+
+
+# What `obstore` says to a key such as `raw//x`, which S3 takes.
+_ODD_KEY = (InvalidPathError, ValueError, TypeError)
+
+
+class ObjectMissing(LookupError):
+    """There is no object under that key."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What a store says of one object."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    modified_at: datetime
+
+
+class ObjectStore:
+    """Objects under one URL.
+
+    Args:
+        url: `file:///folder` or `s3://bucket[/prefix]`.
+        endpoint_url: S3 endpoint where it is not Amazon's.
+        region: S3 region.
+        access_key_id, secret_access_key: S3 credentials; None takes the usual AWS_* variables or the node's role.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        endpoint_url: str | None = None,
+        region: str = "us-east-1",
+        access_key_id: str | None = None,
+        secret_access_key: str | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        parsed = urlparse(url)
+        self._store: Any
+        self._boto3: S3Client | None = None
+        self._boto3_options: dict[str, Any] = {
+            "endpoint_url": endpoint_url,
+            "region_name": region,
+            "aws_access_key_id": access_key_id,
+            "aws_secret_access_key": secret_access_key,
+        }
+        self._bucket, self._prefix = parsed.netloc, parsed.path.strip("/")
+        self.folder: Path | None = None
+        if parsed.scheme == "file":
+            self.folder = Path(unquote(parsed.path))
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # raw clips show faces
+            # Clean-up of empty folders races with writers that have just made them.
+            self._store = LocalStore(self.folder, mkdir=True, automatic_cleanup=False)
+        elif parsed.scheme == "s3" and parsed.netloc:
+            options: dict[str, Any] = {"region": region}
+            if endpoint_url:
+                options |= {"endpoint": endpoint_url, "virtual_hosted_style_request": False}
+            if access_key_id and secret_access_key:
+                options |= {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
+            client: ClientConfig = {"allow_http": (endpoint_url or "").startswith("http://")}
+            self._store = S3Store(self._bucket, prefix=self._prefix or None, client_options=client, **options)
+        else:
+            raise ValueError(
+                f"object store URL has scheme {parsed.scheme!r}; allowed: file:///folder, s3://bucket/prefix"
+            )
+
+    def __repr__(self) -> str:
+        return f"ObjectStore({self.url!r})"
+
+    def put_file(self, key: str, path: Path) -> ObjectInfo:
+        """Store a file's bytes under `key`, whole or not at all."""
+        with path.open("rb") as stream:
+            result = obstore.put(self._store, key, stream)
+        return ObjectInfo(key, path.stat().st_size, _etag(result.get("e_tag")), datetime.now().astimezone())
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """Store bytes under `key`, whole or not at all."""
+        obstore.put(self._store, key, data)
+
+    def get_bytes(self, key: str) -> bytes:
+        """The object's bytes. Raises ObjectMissing."""
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except FileNotFoundError:
+            raise ObjectMissing("no such object in the store") from None
+
+    def download(self, key: str, path: Path) -> str:
+        """Write the object to `path`; returns the sha256 of its bytes, hex. Raises ObjectMissing."""
+        digest = hashlib.sha256()
+        try:
+            stream = obstore.get(self._store, key).stream(min_chunk_size=4 * 2**20)
+            with path.open("wb") as target:
+                for chunk in stream:
+                    data = memoryview(chunk)
+                    digest.update(data)
+                    target.write(data)
+        except FileNotFoundError:
+            raise ObjectMissing("no such object in the store") from None
+        return digest.hexdigest()
+
+    def sha256(self, key: str) -> str:
+        """The sha256 of the object's bytes, hex. Raises ObjectMissing."""
+        digest = hashlib.sha256()
+        try:
+            for chunk in obstore.get(self._store, key).stream(min_chunk_size=4 * 2**20):
+                digest.update(memoryview(chunk))
+        except FileNotFoundError:
+            raise ObjectMissing("no such object in the store") from None
+        return digest.hexdigest()
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """What the store says of the object; None where there is none."""
+        try:
+            return _info(obstore.head(self._store, key))
+        except (FileNotFoundError, *_ODD_KEY):
+            return None
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy on the store's side. Raises ObjectMissing."""
+        try:
+            obstore.copy(self._store, source, target)
+        except FileNotFoundError:
+            raise ObjectMissing("no such object in the store") from None
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that are not there are no error."""
+        for key in keys:
+            try:
+                obstore.delete(self._store, key)
+            except FileNotFoundError:
+                continue
+            except _ODD_KEY:
+                self._delete_odd(key)
+
+    def list(self, prefix: str, *, after: str | None = None, chunk_size: int = 1000) -> Iterator[ObjectInfo]:
+        """Objects whose keys start with the folder `prefix`, behind the key `after`, in order of key.
+
+        Not by `obstore`: it gives up on the whole listing where one key is odd (`raw//x`, a line break, not UTF-8), and
+        whoever may upload could stop all ingest so.
+        """
+        if self.folder is not None:
+            root = self.folder / prefix
+            yield from _walk(root, f"{prefix.strip('/')}/", after) if root.is_dir() else ()
+            return
+        base = f"{self._prefix}/" if self._prefix else ""
+        pages = (
+            self._client()
+            .get_paginator("list_objects_v2")
+            .paginate(
+                Bucket=self._bucket,
+                Prefix=f"{base}{prefix.strip('/')}/",
+                StartAfter="" if after is None else base + after,
+                PaginationConfig={"PageSize": chunk_size},
+            )
+        )
+        for page in pages:
+            for entry in page.get("Contents", []):
+                yield ObjectInfo(
+                    entry["Key"].removeprefix(base), entry["Size"], _etag(entry["ETag"]), entry["LastModified"]
+                )
+
+    def _delete_odd(self, key: str) -> None:
+        """Delete an object whose key `obstore` does not take."""
+        if self.folder is None:
+            self._client().delete_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}" if self._prefix else key)
+            return
+        path = self.folder / key
+        if ".." not in path.parts:
+            path.unlink(missing_ok=True)
+
+    def _client(self) -> S3Client:
+        """boto3's client of the same bucket."""
+        if self._boto3 is None:
+            import boto3
+
+            self._boto3 = boto3.client("s3", **self._boto3_options)
+        return self._boto3
+
+    def link(self, key: str, *, expires_in: timedelta) -> str:
+        """An address for a person's browser: a signed URL on S3, a file URL for a folder."""
+        if self.folder is not None:
+            return (self.folder / key).resolve().as_uri()
+        return str(obstore.sign(self._store, "GET", key, expires_in))
+
+
+def _etag(value: object) -> str:
+    return str(value or "").strip('"')
+
+
+def _info(meta: Any) -> ObjectInfo:
+    return ObjectInfo(meta["path"], meta["size"], _etag(meta["e_tag"]), meta["last_modified"])
+
+
+_BEING_WRITTEN = re.compile(r".+#\d+")
+
+
+def _walk(folder: Path, prefix: str, after: str | None) -> Iterator[ObjectInfo]:
+    """A folder's files in order of key; folders that lie before `after` are not opened."""
+    try:
+        with os.scandir(folder) as found:
+            entries = [(entry, entry.is_dir(follow_symlinks=False)) for entry in found]
+    except FileNotFoundError:
+        return
+    for entry, is_folder in sorted(entries, key=lambda pair: pair[0].name + "/" * pair[1]):
+        # A name that is no UTF-8 is told with escapes: it is no upload key, but it must be seen.
+        key = prefix + os.fsencode(entry.name).decode("utf-8", "backslashreplace")
+        if is_folder:
+            if after is None or f"{key}/" > after or after.startswith(f"{key}/"):
+                yield from _walk(folder / entry.name, f"{key}/", after)
+        elif (after is None or key > after) and not _BEING_WRITTEN.fullmatch(entry.name) and entry.is_file():
+            try:
+                status = entry.stat()
+            except FileNotFoundError:
+                continue
+            # As obstore's `head` says it.
+            etag = f"{status.st_ino:x}-{status.st_mtime_ns // 1000:x}-{status.st_size:x}"
+            yield ObjectInfo(key, status.st_size, etag, datetime.fromtimestamp(status.st_mtime, UTC))

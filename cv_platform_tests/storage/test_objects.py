@@ -1,0 +1,98 @@
+"""Object stores: the same on a folder and on S3 over HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cv_platform.storage.objects import ObjectMissing, ObjectStore
+from cv_platform_tests.conftest import S3Server
+
+
+@pytest.fixture(params=["folder", "s3", "s3 with prefix"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    """An empty store."""
+    if request.param == "folder":
+        return ObjectStore((tmp_path / "store with space").as_uri())
+    server: S3Server = request.getfixturevalue("s3_server")
+    prefix = "/a/b" if request.param == "s3 with prefix" else ""
+    return ObjectStore(f"s3://{server.bucket}{prefix}", endpoint_url=server.endpoint_url)
+
+
+def test_bytes_come_back(store: ObjectStore, tmp_path: Path) -> None:
+    data = b"frame" * 2_000_000  # above the size of one part
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    put = store.put_file("raw/a b/ü.mp4", source)
+    assert put.size_bytes == len(data)
+    assert store.get_bytes("raw/a b/ü.mp4") == data
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert store.sha256("raw/a b/ü.mp4") == sha256
+    assert store.download("raw/a b/ü.mp4", tmp_path / "copy") == sha256
+    assert (tmp_path / "copy").read_bytes() == data
+    head = store.head("raw/a b/ü.mp4")
+    assert head is not None
+    assert (head.key, head.size_bytes, head.etag) == ("raw/a b/ü.mp4", len(data), put.etag)
+
+
+def test_what_is_missing_is_said_in_one_way(store: ObjectStore, tmp_path: Path) -> None:
+    assert store.head("nope") is None
+    for call in (
+        lambda: store.get_bytes("nope"),
+        lambda: store.sha256("nope"),
+        lambda: store.copy("nope", "x"),
+        lambda: store.download("nope", tmp_path / "x"),
+    ):
+        with pytest.raises(ObjectMissing) as caught:
+            call()
+        assert "nope" not in str(caught.value)
+    store.delete(["nope"])
+    assert list(store.list("nope")) == []
+
+
+def test_a_copy_replaces_and_deletion_removes(store: ObjectStore) -> None:
+    store.put_bytes("a", b"new")
+    store.put_bytes("b/c", b"old")
+    store.copy("a", "b/c")
+    assert store.get_bytes("b/c") == b"new"
+    store.delete(["a", "b/c"])
+    assert store.head("b/c") is None
+
+
+def test_listings_are_in_order_and_go_on_behind_a_key(store: ObjectStore) -> None:
+    keys = ["raw/a.mp4", "raw/a/1.mp4", "raw/a/b/2.mp4", "raw/a-b/3.mp4", "raw/a0", "raw/é.mp4", "raw/Z.mp4"]
+    for key in [*keys, "rawer/x.mp4", "other"]:
+        store.put_bytes(key, key.encode())
+    found = [info.key for info in store.list("raw", chunk_size=2)]
+    assert found == sorted(keys)
+    for n, key in enumerate(found):
+        assert [info.key for info in store.list("raw", after=key)] == found[n + 1 :]
+    assert [info.key for info in store.list("raw", after="raw/a/")] == [key for key in found if key > "raw/a/"]
+    assert [info.size_bytes for info in store.list("raw")] == [len(key.encode()) for key in found]
+
+
+def test_links(store: ObjectStore) -> None:
+    store.put_bytes("previews/x.jpg", b"picture")
+    link = store.link("previews/x.jpg", expires_in=timedelta(minutes=5))
+    if store.folder is not None:
+        assert link.startswith("file:///")
+        return
+    import urllib.request
+
+    assert "X-Amz-Expires=300" in link
+    with urllib.request.urlopen(link, timeout=10) as answer:
+        assert answer.read() == b"picture"
+
+
+def test_a_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    ObjectStore((tmp_path / "store").as_uri())
+    assert (tmp_path / "store").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("url", ["gs:", "/folder", "http://x/y", "s3://", ""])
+def test_a_url_that_is_none_says_what_is_allowed(url: str) -> None:
+    with pytest.raises(ValueError, match=r"allowed: file:///folder, s3://bucket/prefix"):
+        ObjectStore(url)
