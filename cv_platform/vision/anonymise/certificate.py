@@ -1,0 +1,95 @@
+"""The certificate beside a published clip: what was done, with what, how well it covers; and its verification."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+SCHEMA: Final = 1
+SUFFIX: Final = ".certificate.json"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is claimed of one clip. Holds no path, no name, no box, no time of day.
+
+    Attributes:
+        input_sha256, output_sha256: digests of both files, hexadecimal.
+        input_bytes, output_bytes: their lengths.
+        detector, verifier: `Detector.version` of each; None where no second one was used.
+        policy: every parameter (of a mosaic key only a digest's head).
+        width, height: of the output, pixels.
+        frames: in the output.
+        duration_s: from the first frame to the last.
+        faces: sightings by the detector at or above its threshold.
+        tracks: hidden over their life.
+        face_frames: hidden regions, summed over frames.
+        frames_touched: frames in which something is hidden.
+        frames_detected: frames that the detector examined.
+        frames_verified: frames that the verifier examined.
+        verified_share: frames_verified over frames.
+        verified_faces: what the verifier saw at or above its threshold.
+        worst_coverage: smallest hidden share of one of those, 0..1.
+        rounds: how often uncovered faces were added and all was done again.
+        gops_copied, gops_encoded: groups of pictures kept bit by bit, and encoded anew.
+        resized_frames, damaged_packets, left_out_frames: what the decoder had to bear.
+        seconds: wall clock by stage.
+        schema: of this record.
+    """
+
+    input_sha256: str
+    input_bytes: int
+    output_sha256: str
+    output_bytes: int
+    detector: str
+    verifier: str | None
+    policy: dict[str, Any]
+    width: int
+    height: int
+    frames: int
+    duration_s: float
+    faces: int
+    tracks: int
+    face_frames: int
+    frames_touched: int
+    frames_detected: int
+    frames_verified: int
+    verified_share: float
+    verified_faces: int
+    worst_coverage: float
+    rounds: int
+    gops_copied: int = 0
+    gops_encoded: int = 0
+    resized_frames: int = 0
+    damaged_packets: int = 0
+    left_out_frames: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """One JSON object, keys sorted, ends with a newline."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Certificate:
+        """The inverse of `to_json`. ValueError where it is no certificate of this schema."""
+        try:
+            values = json.loads(text)
+            if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+                raise ValueError("schema")
+            return cls(**values)
+        except (TypeError, ValueError):
+            raise ValueError(f"this is no anonymisation certificate of schema {SCHEMA}") from None
+
+
+def sha256_of(path: Path) -> tuple[str, int]:
+    """Digest (hexadecimal) and length of a file."""
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size

@@ -1,0 +1,162 @@
+"""The second pass: hide, encode, write; and the third: read what was written and hold it against what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cv_platform.vision.anonymise.encoding import AccessUnit, Encoder
+from cv_platform.vision.anonymise.failures import AnonymisationFailed
+from cv_platform.vision.anonymise.flow import Consumer, Prefetched
+from cv_platform.vision.anonymise.hiding import Hider, planes
+from cv_platform.vision.anonymise.mp4 import Mp4Writer, VideoFormat
+from cv_platform.vision.anonymise.policy import AnonymisePolicy
+from cv_platform.vision.anonymise.regions import HidingPlan, Region
+from cv_platform.vision.anonymise.sightings import Scan
+from cv_platform.vision.anonymise.source import ClipFrame, FrameReader, Geometry
+from cv_platform.vision.video.limits import ClipLimits
+
+_DEPTH = 8
+_SIGNATURE = (4, 4)
+_TOLERANCE = 14.0
+
+
+@dataclass
+class WrittenClip:
+    """What was written, for the check.
+
+    Attributes:
+        ticks: of each frame.
+        signatures: by frame, of each hidden region: (region, its luma in 4×4 cells, uint8).
+        copied: first and last frame of each group that was copied.
+        gops_copied, gops_encoded: groups of pictures.
+    """
+
+    ticks: list[int] = field(default_factory=list)
+    signatures: dict[int, list[tuple[Region, npt.NDArray[np.uint8]]]] = field(default_factory=dict)
+    copied: list[tuple[int, int]] = field(default_factory=list)
+    gops_copied: int = 0
+    gops_encoded: int = 0
+
+
+def write_clip(
+    reader: FrameReader,
+    destination: Path,
+    *,
+    plan: HidingPlan,
+    hider: Hider,
+    found: Scan,
+    policy: AnonymisePolicy,
+    progress: Callable[[int], None] | None = None,
+) -> WrittenClip:
+    """Decode again, hide, encode all, write an MP4 without metadata.
+
+    Raises:
+        AnonymisationFailed: encoding failed, or the clip decodes to other frames than were scanned.
+    """
+    geometry = plan.geometry
+    written = WrittenClip()
+    writer = Mp4Writer(destination, video_format(geometry))
+
+    def emit(unit: AccessUnit) -> None:
+        nals, pts, dts, idr = unit
+        writer.add(nals, pts=pts, dts=dts, sync=idr)
+        written.gops_encoded += idr
+
+    encoder = Encoder(geometry, policy, emit)
+
+    def encode(frame: ClipFrame) -> None:
+        encoder.add(frame.picture, frame.tick)
+
+    try:
+        with Prefetched(reader, depth=_DEPTH) as frames, Consumer(encode, depth=_DEPTH) as encoding:
+            for frame in frames:
+                check_same(frame, found)
+                regions = plan.regions(frame.index)
+                picture = hider.hide(frame.picture, regions)
+                written.ticks.append(frame.tick)
+                if regions:
+                    written.signatures[frame.index] = [(r, signature(planes(picture)[0], r)) for r in regions]
+                encoding.put(ClipFrame(frame.index, frame.tick, picture))
+                if progress is not None:
+                    progress(frame.index + 1)
+        if len(written.ticks) != found.frames:
+            raise AnonymisationFailed("unstable_decode")
+        encoder.finish()
+        writer.finish(encoder.config.dump(), last_duration=geometry.frame_ticks)
+    except BaseException:
+        writer.discard()
+        raise
+    return written
+
+
+def check_output(
+    path: Path,
+    written: WrittenClip,
+    found: Scan,
+    *,
+    source: FrameReader | None,
+    limits: ClipLimits,
+    should_stop: Callable[[], bool],
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Decode the whole output: same frames at the same times, every hidden region hidden, copied frames identical.
+
+    Args:
+        path, written, found: what was written, and what was meant.
+        source: a fresh reader of the clip, where groups were copied; else None.
+        limits, should_stop, progress: as elsewhere.
+
+    Raises:
+        AnonymisationFailed: `proof_failed` where anything differs.
+    """
+    seen = 0
+    copied = {f for first, last in written.copied for f in range(first, last + 1)}
+    shift = min(0, written.ticks[0])  # an MP4 cannot start before zero
+    reader = FrameReader(path, limits=limits, should_stop=should_stop)
+    with (
+        Prefetched(reader, depth=_DEPTH) as frames,
+        Prefetched(source if source is not None and copied else [], depth=_DEPTH) as originals,
+    ):
+        for frame in frames:
+            seen += 1
+            if frame.index >= len(written.ticks) or frame.tick != written.ticks[frame.index] - shift:
+                raise AnonymisationFailed("proof_failed", "the output's frames are not the clip's")
+            ours = planes(frame.picture)
+            original = next(originals) if copied else None
+            if original is not None and frame.index in copied:
+                theirs = planes(original.picture)
+                if not all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)):
+                    raise AnonymisationFailed("proof_failed", "a copied frame is not the clip's")
+            for region, meant in written.signatures.get(frame.index, ()):
+                away = signature(ours[0], region).astype(np.int16) - meant
+                if float(np.abs(away).mean()) > _TOLERANCE:
+                    raise AnonymisationFailed("proof_failed")
+            if progress is not None:
+                progress(frame.index + 1)
+    if seen != found.frames or reader.damaged:
+        raise AnonymisationFailed("proof_failed", "the output does not decode to as many frames as the clip")
+
+
+def check_same(frame: ClipFrame, found: Scan) -> None:
+    """A clip that decodes differently the second time was not examined: refuse it."""
+    if frame.index >= found.frames or frame.tick != found.ticks[frame.index]:
+        raise AnonymisationFailed("unstable_decode")
+
+
+def video_format(geometry: Geometry) -> VideoFormat:
+    """The sample description for a clip of this geometry."""
+    return VideoFormat(
+        geometry.width, geometry.height, geometry.timescale, geometry.matrix, geometry.aspect, geometry.colour
+    )
+
+
+def signature(luma: npt.NDArray[np.uint8], region: Region) -> npt.NDArray[np.uint8]:
+    """The region's luma in 4×4 cells: survives encoding, does not survive a face left bare."""
+    part = np.ascontiguousarray(luma[region.y1 : region.y2, region.x1 : region.x2])
+    return np.asarray(cv2.resize(part, _SIGNATURE, interpolation=cv2.INTER_AREA))

@@ -1,0 +1,143 @@
+"""Anonymising clips nobody vouches for, in a process that can be killed.
+
+A crafted clip can crash a decoder, make it loop or eat all memory. So uploads are anonymised in a child process, and a
+crash is a verdict on the clip, not the end of the run that asked for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from cv_platform.vision.anonymise.certificate import Certificate
+from cv_platform.vision.anonymise.failures import REASONS, AnonymisationFailed
+from cv_platform.vision.anonymise.policy import AnonymisePolicy, policy_to_json
+from cv_platform.vision.video.limits import ClipRejected
+from cv_platform.vision.video.sandbox import ExtractionStopped, _bare_environment, _end, _events, _TimeUpError
+
+_GRACE_S: Final = 5.0
+_CRASHES: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS}
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """How the child makes a detector: `factory` is "module:function", `arguments` its keyword arguments (JSON)."""
+
+    factory: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def anonymise_clip_sandboxed(
+    source: Path,
+    destination: Path,
+    *,
+    policy: AnonymisePolicy,
+    detector: DetectorSpec,
+    verifier: DetectorSpec | None,
+    progress: Callable[[str, int, int | None], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    timeout_s: float = 3600.0,
+    memory_bytes: int = 8 * 2**30,
+) -> Certificate:
+    """As `clip.anonymise_clip`, in a child process.
+
+    Args:
+        source, destination, policy, progress, should_stop: as there; `should_stop` is asked four times a second, and
+            the child is killed once it says True.
+        detector, verifier: how the child makes its detectors.
+        timeout_s: wall clock for the clip; processor time may be this much a core.
+        memory_bytes: address space of the child.
+
+    Raises:
+        AnonymisationFailed: as there; also `decode_timeout`, and `decoder_crashed` where the child died of a crash.
+    """
+    # the child's work files lie in here, so nothing is left of a killed one
+    with tempfile.TemporaryDirectory(
+        prefix=".anonymise-", dir=destination.parent, ignore_cleanup_errors=True
+    ) as folder:
+        video = Path(folder) / "clip.mp4"
+        try:
+            certificate = _run(
+                {
+                    "source": os.path.abspath(source),
+                    "destination": os.path.abspath(video),
+                    "policy": policy_to_json(policy),
+                    "detector": asdict(detector),
+                    "verifier": None if verifier is None else asdict(verifier),
+                    "memory_bytes": memory_bytes,
+                    "cpu_s": timeout_s * len(os.sched_getaffinity(0)),
+                    "parent_pid": os.getpid(),
+                },
+                timeout_s,
+                progress,
+                should_stop,
+            )
+            os.replace(video, destination)
+        except BaseException:
+            destination.unlink(missing_ok=True)
+            raise
+    return certificate
+
+
+def _run(
+    request: dict[str, Any],
+    timeout_s: float,
+    progress: Callable[[str, int, int | None], None] | None,
+    should_stop: Callable[[], bool],
+) -> Certificate:
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-s", "-m", "cv_platform.vision.anonymise.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=_bare_environment(),
+        start_new_session=True,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        with suppress(BrokenPipeError):
+            child.stdin.write(json.dumps(request).encode() + b"\n")
+            child.stdin.close()
+        for event in _events(child.stdout, time.monotonic() + timeout_s + _GRACE_S, should_stop):
+            match event["event"]:
+                case "progress" if progress is not None:
+                    progress(event["stage"], event["done"], event["total"])
+                case "failed":
+                    code = event["code"] if event["code"] in REASONS else "decoder_crashed"
+                    raise AnonymisationFailed(code, event["message"])
+                case "bug":
+                    raise AnonymisationFailed("worker_failed", f"the work stopped with {event['error']}")
+                case "done":
+                    return Certificate.from_json(event["certificate"])
+        raise _verdict_on_exit(child)
+    except _TimeUpError:
+        raise AnonymisationFailed("decode_timeout", f"it took more than the {timeout_s:,.0f} s allowed") from None
+    except ExtractionStopped:
+        raise AnonymisationFailed("stopped") from None
+    except ClipRejected as rejected:
+        raise AnonymisationFailed.from_rejection(rejected) from None
+    finally:
+        _end(child)
+
+
+def _verdict_on_exit(child: subprocess.Popen[bytes]) -> AnonymisationFailed:
+    try:
+        code = child.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        return AnonymisationFailed("decoder_crashed")
+    if code == -signal.SIGXCPU:
+        return AnonymisationFailed("decode_timeout")
+    if -code in _CRASHES:
+        return AnonymisationFailed("decoder_crashed")
+    return AnonymisationFailed("worker_failed", f"the worker process ended with exit code {code} and no result")

@@ -1,0 +1,37 @@
+"""The protocol that every detector backend implements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from cv_platform.vision.detections import Detections
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds objects in pictures. An instance is used by one thread at a time."""
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The class ids that it can return (see `cv_platform.vision.classes`)."""
+
+    @property
+    def version(self) -> str:
+        """Backend, model digest and parameters in one short string: two equal versions give equal answers."""
+
+    def warmup(self) -> None:
+        """Load the model and run it once, so that the first real frame pays neither."""
+
+    def detect(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
+        """Find objects.
+
+        Args:
+            frames: BGR pictures, each uint8 (H, W, 3); sizes may differ.
+
+        Returns:
+            One `Detections` a frame, boxes in that frame's pixels, sorted by score, highest first.
+        """

@@ -1,0 +1,253 @@
+"""Probing and decoding of clips nobody vouches for, in a process that can be killed.
+
+A crafted clip can crash a decoder, make it loop for ever or eat all memory, and may one day take it over. So uploads
+are opened only in a child process: bare of credentials, limited in memory and time, silent, and gone with its parent.
+What comes back is a shard and a few numbers, or one line on why not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, Any, Final
+
+from cv_platform.vision.video.limits import DEFAULT_LIMITS, REASONS, ClipLimits, ClipRejected
+from cv_platform.vision.video.probe import ClipFacts
+from cv_platform.vision.video.shards import JPEG_QUALITY
+
+PROBE_TIMEOUT_S: Final = 20.0
+_GRACE_S: Final = 5.0
+"""What a child may take over its own time limit before it is killed: it starts, and ends by itself if it can."""
+_POLL_S: Final = 0.25
+_MAX_EVENT_BYTES: Final = 64 * 1024
+_PACKAGE_ROOT: Final = Path(__file__).resolve().parents[3]
+_CRASHES: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS}
+
+
+class ExtractionFailed(RuntimeError):
+    """Something other than the clip went wrong (disk full, child killed from outside); trying again may help."""
+
+
+class ExtractionStopped(RuntimeError):
+    """The caller's `should_stop` said so."""
+
+
+@dataclass(frozen=True)
+class ExtractionSummary:
+    """What came of a clip.
+
+    Attributes:
+        facts: what the clip says of itself.
+        frames: in the shard.
+        shard_bytes: length of the shard.
+        shard_sha256: its digest, hexadecimal.
+        packets: read from the clip.
+        decoded: frames decoded, sampled or not.
+        damaged: packets that failed to decode, and frames that the decoder had to patch up.
+        out_of_order: frames left out, since their time was not after the one before.
+        last_pts_s: exact time of the clip's last frame, seconds since its first.
+        elapsed_s: wall clock, with the child's start.
+    """
+
+    facts: ClipFacts
+    frames: int
+    shard_bytes: int
+    shard_sha256: str
+    packets: int
+    decoded: int
+    damaged: int
+    out_of_order: int
+    last_pts_s: Fraction
+    elapsed_s: float
+
+
+def probe_clip_sandboxed(source: Path, *, limits: ClipLimits = DEFAULT_LIMITS) -> ClipFacts:
+    """As `probe.probe_clip`, in a child process that may take `PROBE_TIMEOUT_S`.
+
+    Raises:
+        ClipRejected: the clip cannot be accepted.
+        ExtractionFailed: something other than the clip went wrong.
+        OSError: the file cannot be read.
+    """
+    timeout_s = min(limits.decode_timeout_s, PROBE_TIMEOUT_S)
+    request = {"source": _readable(source), "shard": None}
+    facts, _ = _run(request, limits, timeout_s, None, None)
+    return facts
+
+
+def extract_frames(
+    source: Path,
+    shard: Path,
+    *,
+    fps: float = 5.0,
+    long_side: int = 960,
+    limits: ClipLimits = DEFAULT_LIMITS,
+    jpeg_quality: int = JPEG_QUALITY,
+    threads: int = 1,
+    on_progress: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> ExtractionSummary:
+    """Check a clip, decode it, and write its sampled frames to a shard, all in a child process.
+
+    Args:
+        source: the clip.
+        shard: where to write; appears only when whole, readable by this user alone.
+        fps: frames a second to sample (see `decode.decode_sampled`).
+        long_side: pixels to which a frame's longer side is shrunk, never enlarged.
+        limits: what is accepted; `decode_timeout_s` is wall clock and processor time, here.
+        jpeg_quality: 1 to 100.
+        threads: of the decoder; 0 lets it take all cores.
+        on_progress: called about once a second with the number of frames written so far.
+        should_stop: asked four times a second; once it says True, the child is killed.
+
+    Raises:
+        ClipRejected: the clip cannot be accepted; a crash of the decoder too ends here.
+        ExtractionFailed: something other than the clip went wrong.
+        ExtractionStopped: `should_stop` said so.
+        OSError: the source cannot be read.
+    """
+    started = time.monotonic()
+    partial = shard.with_name(shard.name + ".partial")
+    request = {
+        "source": _readable(source),
+        "shard": os.path.abspath(partial),
+        "fps": fps,
+        "long_side": long_side,
+        "jpeg_quality": jpeg_quality,
+        "threads": threads,
+    }
+    try:
+        facts, done = _run(request, limits, limits.decode_timeout_s, on_progress, should_stop)
+        os.replace(partial, shard)
+    finally:
+        partial.unlink(missing_ok=True)
+    last_pts_s = Fraction(done.pop("last_pts_s"))
+    return ExtractionSummary(facts=facts, last_pts_s=last_pts_s, elapsed_s=time.monotonic() - started, **done)
+
+
+def _readable(source: Path) -> str:
+    with open(source, "rb"):
+        return os.path.abspath(source)
+
+
+def _run(
+    request: dict[str, Any],
+    limits: ClipLimits,
+    timeout_s: float,
+    on_progress: Callable[[int], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> tuple[ClipFacts, dict[str, Any]]:
+    """Start a child, serve it the request, return what it found, and leave no process behind."""
+    deadline = time.monotonic() + timeout_s + _GRACE_S
+    child_limits = {**limits.as_dict(), "decode_timeout_s": timeout_s}
+    line = json.dumps({**request, "limits": child_limits, "parent_pid": os.getpid()}).encode() + b"\n"
+    # -P: the working folder is not searched for modules; -s: nor is the user's own folder
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-s", "-m", "cv_platform.vision.video.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=_bare_environment(),
+        start_new_session=True,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        with suppress(BrokenPipeError):
+            child.stdin.write(line)
+            child.stdin.close()
+        facts: ClipFacts | None = None
+        for event in _events(child.stdout, deadline, should_stop):
+            match event.pop("event"):
+                case "facts":
+                    facts = ClipFacts.from_dict(event)
+                case "progress" if on_progress is not None:
+                    on_progress(int(event["frames"]))
+                case "rejected":
+                    code = event["code"] if event["code"] in REASONS else "not_a_video"
+                    raise ClipRejected(code, event["message"])
+                case "failed":
+                    raise ExtractionFailed(f"decoding stopped with {event['error']}, which is not the clip's doing")
+                case "done" if facts is not None:
+                    return facts, event
+        raise _verdict_on_exit(child, limits)
+    except _TimeUpError:
+        raise ClipRejected(
+            "decode_timeout", f"decoding took more than the {timeout_s:,.0f} s that are allowed"
+        ) from None
+    finally:
+        _end(child)
+
+
+def _bare_environment() -> dict[str, str]:
+    """No credentials, no settings: what Python needs to start, and one thread a library."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH") if name in os.environ}
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
+    return {**kept, **one_thread, "PYTHONPATH": str(_PACKAGE_ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+class _TimeUpError(Exception):
+    """The child did not finish in time."""
+
+
+def _events(pipe: IO[bytes], deadline: float, should_stop: Callable[[], bool] | None) -> Iterator[dict[str, Any]]:
+    """The child's events, until it closes its end."""
+    buffer = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while True:
+            if should_stop is not None and should_stop():
+                raise ExtractionStopped("the caller stopped the extraction")
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise _TimeUpError
+            if not selector.select(min(left_s, _POLL_S)):
+                continue
+            chunk = os.read(pipe.fileno(), _MAX_EVENT_BYTES)
+            if not chunk:
+                return
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            if len(buffer) > _MAX_EVENT_BYTES:
+                raise ClipRejected("decoder_crashed")  # no event of ours is that long: the child has been taken over
+            for line in lines:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    raise ClipRejected("decoder_crashed") from None
+                yield event
+
+
+def _verdict_on_exit(child: subprocess.Popen[bytes], limits: ClipLimits) -> Exception:
+    """Why a child ended without a word."""
+    try:
+        code = child.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        return ClipRejected("decoder_crashed")
+    if code == -signal.SIGXCPU:
+        return ClipRejected("decode_timeout")
+    if -code in _CRASHES:
+        return ClipRejected("decoder_crashed")
+    if code == -signal.SIGKILL:
+        # the kernel's answer to a hard limit on processor time too, but that comes after SIGXCPU
+        return ExtractionFailed("the decoding process was killed from outside; is the machine out of memory?")
+    return ExtractionFailed(f"the decoding process ended with exit code {code} and without a result")
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()

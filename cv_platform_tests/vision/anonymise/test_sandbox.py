@@ -1,0 +1,63 @@
+"""The child process: the same result as in process, and no crash, hang or stop reaches the caller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cv_platform.vision.anonymise import AnonymisationFailed, AnonymisePolicy, sandbox
+from cv_platform.vision.anonymise.sandbox import DetectorSpec, anonymise_clip_sandboxed
+from cv_platform_tests.vision.anonymise.scripted import read_pictures, write_squares
+
+HERE = "cv_platform_tests.vision.anonymise.scripted"
+SQUARES = DetectorSpec(f"{HERE}:bright_squares")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_squares(tmp_path / "in.mp4", lambda n: [(40, 30, 24)], frames=20)
+
+
+def test_the_certificate_comes_back(source: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+    certificate = anonymise_clip_sandboxed(
+        source, tmp_path / "out.mp4", policy=AnonymisePolicy(mosaic_key=bytes(16)), detector=SQUARES,
+        verifier=DetectorSpec(f"{HERE}:bright_squares", {"version": "other"}),
+        progress=lambda stage, done, total: seen.append(stage),
+    )  # fmt: skip
+    assert certificate.frames == 20
+    assert certificate.verifier == "other"
+    assert seen
+    assert max(p[30:54, 40:64].max() for p in read_pictures(tmp_path / "out.mp4")[1]) < 60
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("detector", "reason"),
+    [
+        (DetectorSpec(f"{HERE}:crashing"), "decoder_crashed"),
+        (DetectorSpec(f"{HERE}:there_is_no_such"), "detector_failed"),
+    ],
+)
+def test_a_child_that_dies_is_a_verdict(source: Path, tmp_path: Path, detector: DetectorSpec, reason: str) -> None:
+    (tmp_path / "out.mp4").write_bytes(b"an older one")
+    with pytest.raises(AnonymisationFailed) as caught:
+        anonymise_clip_sandboxed(
+            source, tmp_path / "out.mp4", policy=AnonymisePolicy(), detector=detector, verifier=None
+        )
+    assert caught.value.reason_code == reason
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+def test_being_stopped_and_running_out_of_time(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_GRACE_S", 0.1)
+    asleep = DetectorSpec(f"{HERE}:sleeping")
+    for stop, timeout_s, reason in ((True, 60.0, "stopped"), (False, 2.0, "decode_timeout")):
+        with pytest.raises(AnonymisationFailed) as caught:
+            anonymise_clip_sandboxed(
+                source, tmp_path / "out.mp4", policy=AnonymisePolicy(), detector=asleep, verifier=None,
+                should_stop=lambda stop=stop: stop, timeout_s=timeout_s,
+            )  # fmt: skip
+        assert caught.value.reason_code == reason
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]

@@ -1,0 +1,64 @@
+"""Many sources become one stream of batches: nothing lost, each source in order, one's error its own."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'cv-platform[torch]'")
+
+from cv_platform.vision.detections import Detections  # noqa: E402
+from cv_platform.vision.detectors.torch_backend import Pending  # noqa: E402
+from cv_platform.vision.gpu.stream import Item, detect_streams  # noqa: E402
+
+
+class Marking:
+    """Answers each frame with a box as wide as the number in it."""
+
+    batch_size = 4
+
+    def __init__(self) -> None:
+        self.most = 0
+
+    def without_capture(self) -> Any:
+        return nullcontext()
+
+    def submit(self, frames: list[Any]) -> Pending:
+        self.most = max(self.most, len(frames))
+        found = [Detections([[0, 0, float(f[0]), 1]], [0.5], [0]) for f in frames]
+        return Pending([lambda: found], [range(len(frames))])
+
+
+def opened(source: int) -> Iterator[Item | list[Item]]:
+    for n in range(source):
+        if n == 7:
+            raise ValueError("damaged")
+        item = Item(n, Fraction(n, 5), np.array([source * 100 + n]))
+        yield [item] if n % 2 else item
+
+
+@pytest.mark.parametrize("streams", [1, 3, 8])
+def test_every_frame_once_in_order_and_the_end_of_each(streams: int) -> None:
+    detector = Marking()
+    seen: dict[int, list[int]] = {}
+    ended: dict[int, tuple[int, str]] = {}
+    for found in detect_streams([3, 0, 5, 9, 6], opened, detector, streams=streams):  # type: ignore[arg-type]
+        if found.detections is None:
+            ended[found.source] = (found.index, str(found.error or ""))
+            continue
+        assert found.source not in ended
+        assert found.detections.boxes[0, 2] == found.source * 100 + found.index
+        assert found.pts_s == Fraction(found.index, 5)
+        seen.setdefault(found.source, []).append(found.index)
+    assert seen == {3: [0, 1, 2], 5: [*range(5)], 9: [*range(7)], 6: [*range(6)]}
+    assert ended == {3: (3, ""), 0: (0, ""), 5: (5, ""), 9: (7, "damaged"), 6: (6, "")}
+    assert detector.most <= 4
+
+
+def test_stopping_early_ends_the_threads() -> None:
+    stream = detect_streams([50] * 4, opened, Marking(), streams=2, prefetch=1)  # type: ignore[arg-type]
+    next(stream)
+    stream.close()
