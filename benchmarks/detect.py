@@ -1,0 +1,165 @@
+"""How fast a detector is on a clip, and how right.
+
+    python -m benchmarks.detect --model yolox_nano --clip CLIP [--mot DIR] [--model-dir DIR] [--cores 2] [--json FILE]
+
+Speed: end to end (decode every frame, letterbox, infer, decode the head, suppress) against the bare network run on one
+prepared input, in turns, on the same frames. Quality, with `--mot`: a MOT-format sequence whose n-th frame is the
+clip's n-th; its boxes are scaled from the sequence's picture size to the clip's. AP50 is the area under the precision-
+recall curve at IoU 0.5 (every point, precision made monotonic, as in VOC 2010 and later), of persons, from a score of
+0.01 up; precision and recall are at the model's own threshold. Ground truth marked not to count is left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks._timing import Case, arguments, compare, pin_cores, report
+
+if TYPE_CHECKING:
+    from cv_platform.vision.detectors.base import Detector
+
+LEAST_SCORE = 0.01
+IOU = 0.5
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status."""
+    parser = arguments(__doc__)
+    parser.add_argument("--model", required=True, help="name in models.yaml")
+    parser.add_argument("--clip", required=True, type=Path)
+    parser.add_argument("--mot", type=Path, default=None, help="MOT-format sequence of the same footage")
+    parser.add_argument("--model-dir", type=Path, default=None, help="folder with model files")
+    parser.add_argument("--model-cache", type=Path, default=Path(".cv_platform/models"))
+    parser.add_argument("--frames", type=int, default=150, help="frames timed in each round")
+    parser.set_defaults(cores=2, rounds=5)
+    options = parser.parse_args(argv)
+    pin_cores(options.cores)
+
+    from cv_platform.vision.detectors.build import make_detector
+    from cv_platform.vision.models import ModelRegistry
+
+    models = ModelRegistry(cache_dir=options.model_cache, model_dir=options.model_dir)
+    detector = make_detector([options.model], models=models, threads=options.cores)
+    case = speed(detector, options.clip, frames=options.frames, rounds=options.rounds)
+    case.facts["detector"] = detector.version
+    if options.mot is not None:
+        threshold = models.entry(options.model).score_threshold or 0.25
+        low = make_detector([options.model], models=models, threads=options.cores, score_threshold=LEAST_SCORE)
+        case.facts.update(quality(low, options.clip, options.mot, threshold=threshold))
+    report(f"detect: {options.model}", [case], packages=("onnxruntime", "av"), json_path=options.json)
+    return 0
+
+
+def speed(detector: Detector, clip: Path, *, frames: int, rounds: int) -> Case:
+    """Frames a second end to end, and of the network alone where the detector is one."""
+    from cv_platform.vision.detectors.onnx import OnnxDetector
+    from cv_platform.vision.video.ahead import ahead
+    from cv_platform.vision.video.decode import decode_sampled
+
+    def clip_frames() -> Any:
+        return itertools.islice(decode_sampled(clip, fps=None, long_side=None), frames)
+
+    pictures = [frame.image for frame in clip_frames()]
+
+    def end_to_end() -> None:
+        for frame in ahead(clip_frames()):
+            detector.detect([frame.image])
+
+    def decoded_before() -> None:
+        for picture in pictures:
+            detector.detect([picture])
+
+    contenders = {"end to end": end_to_end, "frames decoded before": decoded_before}
+    if isinstance(detector, OnnxDetector):
+        prepared = detector.prepare([pictures[0]]).tensor.copy()
+        network = detector
+
+        def bare() -> None:
+            for _ in pictures:
+                network.infer(prepared)
+
+        contenders["bare inference"] = bare
+    case = compare("speed", contenders, rounds=rounds, warmup=1, units=len(pictures))
+    for name in contenders:
+        case.facts[f"frames a second, {name}"] = round(len(pictures) / case.timings[name].median_s, 1)
+    if "bare inference" in contenders:
+        case.facts["end to end as a share of bare inference"] = round(case.ratio("bare inference"), 3)
+    return case
+
+
+def quality(detector: Detector, clip: Path, mot: Path, *, threshold: float) -> dict[str, Any]:
+    """AP50, and precision and recall at the threshold, of persons."""
+    from benchmarks._mot import MotSequence
+    from cv_platform.vision.classes import PERSON
+    from cv_platform.vision.video.ahead import ahead
+    from cv_platform.vision.video.decode import decode_sampled
+
+    sequence = MotSequence.read(mot)
+    scores: list[npt.NDArray[np.float32]] = []
+    hits: list[npt.NDArray[np.bool_]] = []
+    truths = 0
+    for frame in ahead(decode_sampled(clip, fps=None, long_side=None)):
+        if frame.index >= len(sequence.truth):
+            raise SystemExit(f"the clip has more frames than the {len(sequence.truth)} of the sequence")
+        height, width = frame.image.shape[:2]
+        scale = np.array([width / sequence.width, height / sequence.height] * 2)
+        truth = sequence.truth[frame.index][0] * scale
+        (found,) = detector.detect([frame.image])
+        found = found[found.class_ids == PERSON]
+        scores.append(found.scores)
+        hits.append(matches(found.boxes, truth))
+        truths += len(truth)
+    precision, recall = at_threshold(np.concatenate(scores), np.concatenate(hits), truths, threshold)
+    return {
+        "AP50": round(average_precision(np.concatenate(scores), np.concatenate(hits), truths), 4),
+        f"precision at {threshold:g}": round(precision, 4),
+        f"recall at {threshold:g}": round(recall, 4),
+        "frames": len(scores),
+        "truths": truths,
+    }
+
+
+def matches(boxes: npt.NDArray[np.float32], truth: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which boxes, best score first, hit a truth that no better box has taken; each goes for the best free one."""
+    hit = np.zeros(len(boxes), bool)
+    if not len(truth):
+        return hit
+    free = np.ones(len(truth), bool)
+    low = np.maximum(boxes[:, None, :2], truth[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], truth[None, :, 2:])
+    shared = np.prod(np.clip(high - low, 0, None), axis=2)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)[:, None] + np.prod(truth[:, 2:] - truth[:, :2], axis=1)
+    iou = shared / np.maximum(areas - shared, 1e-9)
+    for i, overlaps in enumerate(iou):
+        best = int(np.where(free, overlaps, -1).argmax())
+        if free[best] and overlaps[best] >= IOU:
+            free[best], hit[i] = False, True
+    return hit
+
+
+def average_precision(scores: npt.NDArray[np.float32], hits: npt.NDArray[np.bool_], truths: int) -> float:
+    """Area under the precision-recall curve, precision made monotonic from the right."""
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(hits[order])
+    precision = found / np.arange(1, len(found) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(np.concatenate([[0], found / truths])) * envelope))
+
+
+def at_threshold(
+    scores: npt.NDArray[np.float32], hits: npt.NDArray[np.bool_], truths: int, threshold: float
+) -> tuple[float, float]:
+    """Precision and recall of the boxes whose score is above the threshold."""
+    taken = scores > threshold
+    found = int(hits[taken].sum())
+    return found / max(1, int(taken.sum())), found / max(1, truths)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
