@@ -1,0 +1,87 @@
+"""blurred_clips: faces hidden, proven, and published in the same transaction. Fails closed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING
+
+from cv_platform.pipeline.outputs import upload_output
+from cv_platform.pipeline.platform import Platform
+from cv_platform.pipeline.publishing import publish_due
+from cv_platform.pipeline.raw_clips import InputChanged, raw_file
+from cv_platform.pipeline.stage import ClaimLost, ClipRefused, Finished
+from cv_platform.storage.database import Connection
+from cv_platform.storage.ledger.model import BLURRED_CLIPS, Claim, Clip, Scope
+from cv_platform.storage.ledger.withdrawal import discard_objects
+
+if TYPE_CHECKING:
+    from cv_platform.vision.anonymise import Certificate
+
+Anonymise = Callable[[Clip, Path, Path, Callable[[], bool]], "Certificate"]
+"""Clip, source, destination, should_stop: makes the destination, or raises AnonymisationFailed."""
+
+
+@dataclass
+class BlurredClips:
+    """Anonymises a clip and publishes it."""
+
+    version: str
+    anonymise: Anonymise
+    stage: str = BLURRED_CLIPS
+
+    def work(self, platform: Platform, claim: Claim, lost: Event) -> Finished:
+        """See `ClipStage.work`."""
+        from cv_platform.vision.anonymise import AnonymisationFailed
+
+        clip = claim.clip
+        with raw_file(platform, clip) as (path, sha256):
+            output = path.with_name("blurred.mp4")
+            try:
+                certificate = self.anonymise(clip, path, output, lost.is_set)
+            except AnonymisationFailed as failed:
+                if lost.is_set():
+                    raise ClaimLost from None
+                if failed.retryable:
+                    raise
+                raise ClipRefused(failed.reason_code, failed.message) from None
+            if certificate.input_sha256 != sha256:
+                raise InputChanged("the anonymiser read other bytes than were registered")
+            key = upload_output(
+                platform, claim, "cold", "staging", output, suffix=".mp4", certificate=certificate.to_json()
+            )
+            size_bytes = os.path.getsize(output)
+
+        def write(connection: Connection) -> None:
+            # Certified is published: one transaction says both, or neither.
+            previous = connection.execute(
+                "SELECT published_from FROM cv.clips WHERE clip_id = %s FOR UPDATE", [clip.clip_id]
+            ).fetchone()
+            discard_objects(connection, "cold", [previous[0] if previous else None])
+            connection.execute(
+                "UPDATE cv.clips SET state = 'published', published_from = %s, published_sha256 = %s,"
+                " published_at = now(), copied_sha256 = NULL WHERE clip_id = %s",
+                [key, certificate.output_sha256, clip.clip_id],
+            )
+
+        return Finished(
+            output_key=key,
+            output_sha256=certificate.output_sha256,
+            counts={
+                "frames": certificate.frames,
+                "faces": certificate.faces,
+                "tracks": certificate.tracks,
+                "frames_touched": certificate.frames_touched,
+                "verified_share": certificate.verified_share,
+                "worst_coverage": certificate.worst_coverage,
+                "bytes": size_bytes,
+            },
+            write=write,
+            after_commit=lambda: self._publish(platform, claim),
+        )
+
+    def _publish(self, platform: Platform, claim: Claim) -> None:
+        publish_due(platform, Scope(claim.clip.capture_date, (claim.clip.site_id,)))

@@ -1,0 +1,40 @@
+"""What published clips' certificates say, read back from the store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import date
+
+from cv_platform.pipeline.outputs import CERTIFICATE_SUFFIX
+from cv_platform.pipeline.platform import Platform
+from cv_platform.storage.ledger.published import published_clips
+from cv_platform.storage.objects import ObjectMissing
+
+
+@dataclass(frozen=True)
+class CertificateCheck:
+    """Published clips of a day against their certificates."""
+
+    published: int
+    without: int
+    worst_coverage: float
+    lowest_verified_share: float
+
+
+def check_certificates(platform: Platform, day: date) -> CertificateCheck:
+    """Read the certificate beside each published clip: it must be there and name the digest that the ledger holds."""
+    published = without = 0
+    worst = lowest = 1.0
+    for clip in published_clips(platform.database, day):
+        published += 1
+        try:
+            found = json.loads(platform.cold.get_bytes(clip.stable_key + CERTIFICATE_SUFFIX))
+            if found["output_sha256"] != clip.sha256:
+                raise ValueError("the certificate is another clip's")
+        except (ObjectMissing, ValueError, KeyError, TypeError):
+            without += 1
+            continue
+        worst = min(worst, float(found["worst_coverage"]))
+        lowest = min(lowest, float(found["verified_share"]))
+    return CertificateCheck(published, without, worst, lowest)

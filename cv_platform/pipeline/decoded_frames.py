@@ -1,0 +1,68 @@
+"""decoded_frames: sampled frames of a clip as JPEG in one WebDataset shard, in the restricted store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Event
+
+from cv_platform.pipeline.outputs import upload_output
+from cv_platform.pipeline.platform import Platform
+from cv_platform.pipeline.raw_clips import clip_limits, raw_file
+from cv_platform.pipeline.stage import ClaimLost, ClipRefused, Finished
+from cv_platform.storage.database import Connection
+from cv_platform.storage.ledger.model import DECODED_FRAMES, Claim
+
+
+@dataclass(frozen=True)
+class DecodedFrames:
+    """Decodes a clip in a process that can be killed."""
+
+    version: str
+    stage: str = DECODED_FRAMES
+
+    def work(self, platform: Platform, claim: Claim, lost: Event) -> Finished:
+        """See `ClipStage.work`."""
+        from cv_platform.vision.video.limits import ClipRejected
+        from cv_platform.vision.video.sandbox import ExtractionStopped, extract_frames
+
+        settings = platform.settings
+        sample = platform.policy.rules_for(claim.clip.site_id, claim.clip.camera_id).sample
+        with raw_file(platform, claim.clip) as (path, _):
+            shard = path.with_name("frames.tar")
+            try:
+                summary = extract_frames(
+                    path,
+                    shard,
+                    fps=sample.fps or settings.frames_fps,
+                    long_side=sample.long_side or settings.frames_long_side,
+                    limits=clip_limits(settings),
+                    should_stop=lost.is_set,
+                )
+            except ClipRejected as rejected:
+                raise ClipRefused(rejected.reason_code, rejected.message) from None
+            except ExtractionStopped:
+                raise ClaimLost from None
+            key = upload_output(platform, claim, "restricted", "frames", shard, suffix=".tar")
+
+        last_s = float(summary.last_pts_s)
+
+        def write(connection: Connection) -> None:
+            # The header may claim less than there is; the days that the clip touches follow what was seen.
+            connection.execute(
+                "UPDATE cv.clips SET duration_s = greatest(duration_s, %s) WHERE clip_id = %s",
+                [last_s, claim.clip.clip_id],
+            )
+
+        return Finished(
+            output_key=key,
+            output_sha256=summary.shard_sha256,
+            store="restricted",
+            counts={
+                "frames": summary.frames,
+                "decoded": summary.decoded,
+                "damaged": summary.damaged,
+                "bytes": summary.shard_bytes,
+                "duration_s": last_s,
+            },
+            write=write,
+        )

@@ -1,0 +1,216 @@
+"""The loop that all clip stages share: claim, work, commit, one clip after another."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, Literal, Protocol
+
+import psycopg
+
+from cv_platform import faults
+from cv_platform.pipeline.platform import Platform
+from cv_platform.storage.database import Connection
+from cv_platform.storage.ledger.claims import claim_clips, kept_alive, postpone, release
+from cv_platform.storage.ledger.commits import commit, reject
+from cv_platform.storage.ledger.model import Claim, Scope, StaleClaim
+from cv_platform.storage.objects import ObjectMissing
+
+
+class ClipRefused(Exception):
+    """The clip cannot be processed, now or on any later attempt: it is quarantined.
+
+    Attributes:
+        code: short, stable, for filters.
+        reason: one line that a person understands; names no key, no file and nothing personal.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        self.code, self.reason = code, reason
+        super().__init__(code, reason)
+
+
+class ClaimLost(Exception):
+    """The lease is gone: stop working on this clip."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a stage made of a clip, to be committed.
+
+    Attributes:
+        output_key: the object that holds it, already uploaded under a key that only this claim writes to.
+        store: which store that object is in.
+        counts: what the UI shows, numbers only.
+        write: the stage's own rows, in the commit's transaction.
+        after_commit: what follows a commit that succeeded; may fail without harm.
+    """
+
+    output_key: str | None = None
+    output_sha256: str | None = None
+    store: Literal["restricted", "cold"] = "cold"
+    counts: dict[str, Any] = field(default_factory=dict)
+    write: Callable[[Connection], None] = lambda connection: None
+    after_commit: Callable[[], None] = lambda: None
+
+
+class ClipStage(Protocol):
+    """One stage's work on a clip."""
+
+    @property
+    def stage(self) -> str:
+        """Its name in the ledger."""
+
+    @property
+    def version(self) -> str:
+        """Code, models and settings in one string."""
+
+    def work(self, platform: Platform, claim: Claim, lost: Event) -> Finished:
+        """Do it. Raises ClipRefused where the clip is at fault; anything else counts as a failure that may pass."""
+
+
+@dataclass
+class StageReport:
+    """What one run of a stage did; holds nothing personal."""
+
+    stage: str
+    done: int = 0
+    quarantined: Counter[str] = field(default_factory=Counter)
+    postponed: int = 0
+    stale: int = 0
+    seconds: float = 0.0
+    clips: list[dict[str, Any]] = field(default_factory=list)
+    """Counts and seconds of each clip done, in order."""
+
+    def total(self, name: str) -> float:
+        """One count summed over the clips."""
+        return sum(float(clip.get(name, 0)) for clip in self.clips)
+
+
+def run_stage(platform: Platform, work: ClipStage, scope: Scope) -> StageReport:
+    """Work on every clip of the scope that waits at the stage, until none is left.
+
+    A clip that cannot be processed is quarantined and the others go on. A failure that may pass is tried again later,
+    `max_attempts` times. When the process is interrupted, the clip in hand is given back.
+    """
+    report = StageReport(work.stage)
+    started = time.monotonic()
+    settings = platform.settings
+    while not platform.should_stop():
+        claims = claim_clips(
+            platform.database,
+            work.stage,
+            version=work.version,
+            scope=scope,
+            run_id=platform.run_id,
+            lease_s=settings.lease_s,
+            limit=1,
+        )
+        if not claims:
+            break
+        _work_on(platform, work, claims[0], report)
+        platform.progress(report.done, 0)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def retry_delay_s(platform: Platform, attempts: int) -> float:
+    """Seconds to wait after the `attempts`-th failure."""
+    return float(platform.settings.retry_base_s * 2 ** (attempts - 1))
+
+
+def _work_on(platform: Platform, work: ClipStage, claim: Claim, report: StageReport) -> None:
+    database, settings, clip_id = platform.database, platform.settings, claim.clip.clip_id
+    started = time.monotonic()
+    try:
+        if claim.attempts > settings.max_attempts:
+            # Its workers ended without a word: killed by it, or with it.
+            raise ClipRefused("worker_died", f"{claim.stage}: {claim.attempts - 1} workers died on it")
+        faults.point(f"{claim.stage}.claimed")
+        with kept_alive(database, claim, lease_s=settings.lease_s) as lost:
+            finished = work.work(platform, claim, lost)
+            if lost.is_set():
+                raise ClaimLost
+            seconds = time.monotonic() - started
+            commit(
+                database,
+                claim,
+                seconds=seconds,
+                output_key=finished.output_key,
+                output_sha256=finished.output_sha256,
+                store=finished.store,
+                counts=finished.counts,
+                write=finished.write,
+            )
+        report.done += 1
+        report.clips.append({**finished.counts, "seconds": seconds})
+    except ClipRefused as refused:
+        _reject(platform, claim, refused, report)
+    except (StaleClaim, ClaimLost):
+        report.stale += 1
+        platform.log.info("%s: clip %s was taken over or its input changed; dropped", claim.stage, clip_id)
+    except (psycopg.OperationalError, psycopg.InterfaceError):
+        # Not the clip's doing, and the next one would meet it too: nothing is counted against the clip.
+        give_back(lambda: release(database, [claim]))
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever a library raises on one clip must not stop the others
+        if claim.attempts >= settings.max_attempts:
+            _reject(platform, claim, _gave_up(claim.stage, claim.attempts, error), report)
+        else:
+            postpone(database, claim, delay_s=retry_delay_s(platform, claim.attempts), error=describe_error(error))
+            report.postponed += 1
+            platform.log.warning(
+                "%s: clip %s failed, will be tried again: %s", claim.stage, clip_id, describe_error(error)
+            )
+    except BaseException:
+        release(database, [claim])
+        raise
+    else:
+        _follow_up(platform, claim, finished)
+
+
+def _follow_up(platform: Platform, claim: Claim, finished: Finished) -> None:
+    """What comes after the commit may fail: the work is done, and what is due stays due."""
+    try:
+        finished.after_commit()
+    except (psycopg.OperationalError, psycopg.InterfaceError):
+        raise
+    except Exception as error:  # noqa: BLE001  # a store that stumbles must not stop the next clips
+        platform.log.warning(
+            "%s: clip %s is done; what follows failed: %s", claim.stage, claim.clip.clip_id, describe_error(error)
+        )
+
+
+def give_back(how: Callable[[], None]) -> None:
+    """Try for a while to give back what is held, as when the database restarts; else its lease runs out."""
+    for delay_s in (0.2, 0.5, 1.0, 2.0, 4.0):
+        try:
+            return how()
+        except psycopg.Error:
+            time.sleep(delay_s)
+
+
+def describe_error(error: BaseException) -> str:
+    """An error's type, and its text only where we wrote it: a library's may hold a path or a key."""
+    if type(error).__module__.startswith("cv_platform.") or isinstance(error, faults.InjectedFault):
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__
+
+
+def _gave_up(stage: str, attempts: int, error: Exception) -> ClipRefused:
+    if isinstance(error, ObjectMissing):
+        return ClipRefused("object_missing", "an object that it needs is not in the store")
+    return ClipRefused("failed_repeatedly", f"{stage} failed {attempts} times, last with {describe_error(error)}")
+
+
+def _reject(platform: Platform, claim: Claim, refused: ClipRefused, report: StageReport) -> None:
+    try:
+        reject(platform.database, claim, code=refused.code, reason=refused.reason)
+    except StaleClaim:
+        report.stale += 1
+        return
+    report.quarantined[refused.code] += 1
+    platform.log.warning("%s: clip %s is quarantined: %s", claim.stage, claim.clip.clip_id, refused.reason)
