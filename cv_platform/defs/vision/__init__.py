@@ -1,0 +1,1 @@
+"""Clips through the graph: the five assets, their checks, and the one sensor that asks for their runs."""
