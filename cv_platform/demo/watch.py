@@ -57,8 +57,7 @@ def read_progress(database: Database, upload_keys: list[str]) -> Progress:
     with database.transaction() as connection:
         row = connection.execute(
             "SELECT (SELECT count(DISTINCT upload_key) FROM cv.clips WHERE upload_key = ANY(%s)),"
-            " (SELECT count(*) FROM cv.clips WHERE state = 'published'"
-            "  AND copied_sha256 IS DISTINCT FROM published_sha256),"
+            " (SELECT count(*) FROM cv.clips WHERE copy_due),"
             " (SELECT count(*) FROM cv.mart_days WHERE dirty_seq > built_seq)",
             [upload_keys],
         ).fetchone()

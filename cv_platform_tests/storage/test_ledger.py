@@ -364,6 +364,9 @@ def test_a_database_that_goes_away_is_an_error_of_its_own(database: Database) ->
 def test_queries_of_every_tick_stay_on_their_indexes(database: Database) -> None:
     """100,000 stage rows, all but a few done, as a deployment has them."""
     with database.transaction() as connection:
+        # The server's own housekeeping reads blocks too, and would be counted.
+        for table in ("stages", "clips", "camera_heads"):
+            connection.execute(f"ALTER TABLE cv.{table} SET (autovacuum_enabled = false)")
         connection.execute("INSERT INTO cv.sites (site_id) VALUES ('north')")
         connection.execute("INSERT INTO cv.cameras SELECT 'cam' || n, 'north' FROM generate_series(0, 63) n")
         connection.execute("INSERT INTO cv.camera_heads (camera_id, site_id) SELECT camera_id, site_id FROM cv.cameras")
@@ -382,7 +385,8 @@ def test_queries_of_every_tick_stay_on_their_indexes(database: Database) -> None
             [list(STAGES)],
         )
     with psycopg.connect(database.url, autocommit=True) as connection:
-        connection.execute("VACUUM ANALYZE cv.stages, cv.clips, cv.camera_heads")
+        # No vacuum: what is seldom vacuumed must be read by index too.
+        connection.execute("ANALYZE cv.stages, cv.clips, cv.camera_heads")
 
     read: dict[str, int] = {}
 

@@ -26,8 +26,8 @@ def due_copies(database: Database, scope: Scope, *, limit: int) -> list[DueCopy]
     """Copies to make, oldest first."""
     with database.transaction() as connection:
         rows = connection.execute(
-            "SELECT clip_id, published_from, published_key, published_sha256 FROM cv.clips WHERE state = 'published'"
-            " AND copied_sha256 IS DISTINCT FROM published_sha256 AND published_from IS NOT NULL"
+            "SELECT clip_id, published_from, published_key, published_sha256 FROM cv.clips WHERE copy_due"
+            " AND published_from IS NOT NULL"
             " AND (%(day)s::date IS NULL OR capture_date = %(day)s)"
             " AND (%(sites)s::text[] = '{}' OR site_id = ANY(%(sites)s))"
             " ORDER BY published_at, clip_id LIMIT %(limit)s",
@@ -60,8 +60,8 @@ def redo_publication(database: Database, copy: DueCopy) -> str:
 
     def work(connection: Connection) -> str:
         row = connection.execute(
-            "SELECT raw_deleted_at FROM cv.clips WHERE clip_id = %s AND state = 'published' AND published_from = %s"
-            " AND published_sha256 = %s AND copied_sha256 IS DISTINCT FROM published_sha256 FOR NO KEY UPDATE",
+            "SELECT raw_deleted_at FROM cv.clips WHERE clip_id = %s AND copy_due AND published_from = %s"
+            " AND published_sha256 = %s FOR NO KEY UPDATE",
             [copy.clip_id, copy.source_key, copy.sha256],
         ).fetchone()
         if row is None:
@@ -182,8 +182,7 @@ def remove_garbage(database: Database, store: str, key: str, delete: Callable[[I
             return False
         pointed_at = connection.execute(
             "SELECT EXISTS (SELECT 1 FROM cv.stages WHERE output_key = %(key)s AND state NOT IN ('stopped', 'failed'))"
-            " OR EXISTS (SELECT 1 FROM cv.clips WHERE published_from = %(key)s AND state = 'published'"
-            " AND copied_sha256 IS DISTINCT FROM published_sha256)",
+            " OR EXISTS (SELECT 1 FROM cv.clips WHERE published_from = %(key)s AND copy_due)",
             {"key": key},
         ).fetchone()
         if (live and live[0]) or (pointed_at and pointed_at[0]):

@@ -57,7 +57,7 @@ def pending_scopes(
                   AND (h.state = 'idle' OR h.lease_expires_at < now())
               UNION ALL
                 SELECT capture_date, site_id, 1 FROM cv.clips
-                WHERE state = 'published' AND copied_sha256 IS DISTINCT FROM published_sha256
+                WHERE copy_due
             )
             SELECT o.capture_date, o.site_id, sum(o.n)::bigint FROM open o
             LEFT JOIN cv.run_requests r USING (capture_date, site_id)
