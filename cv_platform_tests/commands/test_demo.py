@@ -51,6 +51,7 @@ def run_demo(folder: Path, *clips: str, status: int = 0) -> dict[str, Any]:
         command, env=variables, cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S + 60
     )
     assert result.returncode == status, f"{result.stdout[-2000:]}\n{result.stderr[-3000:]}"
+    assert result.stdout, result.stderr[-3000:]
     document: dict[str, Any] = json.loads(result.stdout)
     assert document == json.loads((folder / "state" / "demo" / "summary.json").read_text())
     return document
