@@ -50,6 +50,15 @@ class Settings(BaseSettings):
         None, description="The one folder (mode 0700) for temporary raw bytes; empty: `state_dir`/work."
     )
 
+    key_encryption_key: str | None = Field(
+        None,
+        description="Where the key is that wraps clips' keys: `file:PATH`, `env:NAME` or `kms:KEY_ID`; empty: a file in"
+        " `state_dir`, made at first use, where all stores are folders.",
+    )
+    previous_key_encryption_keys: str | None = Field(
+        None,
+        description="Those that wrapped clips' keys before, joined by `,`, until `cv-platform keys rotate` is done.",
+    )
     policy_file: Path | None = Field(
         None, description="The policy (YAML): retention, what is hidden, what is looked for; empty: its defaults."
     )

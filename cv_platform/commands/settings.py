@@ -74,4 +74,7 @@ def shown(name: str, value: object) -> str:
         return ""
     if _SECRET.search(name) or isinstance(value, SecretStr):
         return "•••"
+    if name.endswith(("key_encryption_key", "key_encryption_keys")):
+        # The name of a source may be shown; what was put there by mistake may be the key itself.
+        return ",".join(part if re.match(r"(file|env|kms):", part) else "•••" for part in str(value).split(","))
     return re.sub(r"(://[^:@/]*):[^@/]+@", r"\1:•••@", _plain(value))

@@ -10,7 +10,44 @@ branch_labels = None
 depends_on = None
 
 SQL = """
-SELECT 1;
+CREATE TABLE cv.key_encryption_keys (
+    kek_id        text PRIMARY KEY,
+    first_used_at timestamptz NOT NULL DEFAULT now(),
+    retired_at    timestamptz
+);
+COMMENT ON TABLE cv.key_encryption_keys IS
+    'which key-encryption keys wrap clips'' keys; their ids only. Retired: none is wrapped by it any more';
+
+CREATE TABLE cv.clip_keys (
+    clip_id      uuid PRIMARY KEY REFERENCES cv.clips,
+    camera_id    varchar(50),
+    capture_date date,
+    wrapped      bytea,
+    kek_id       text,
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    destroyed_at timestamptz,
+    CHECK ((wrapped IS NULL) = (destroyed_at IS NOT NULL)),
+    CHECK ((wrapped IS NULL) = (kek_id IS NULL))
+);
+COMMENT ON TABLE cv.clip_keys IS 'one key a clip, wrapped; destroyed: whatever was sealed with it is unreadable for ever';
+-- No index on or by what destruction changes: the row is updated within its page.
+CREATE INDEX clip_keys_of_day ON cv.clip_keys (camera_id, capture_date);
+ALTER TABLE cv.clip_keys SET (fillfactor = 60, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50);
+
+ALTER TABLE cv.clips
+    ADD COLUMN sealed_etag text,
+    ADD COLUMN upload_removed_at timestamptz,
+    ADD COLUMN published_bytes bigint;
+COMMENT ON COLUMN cv.clips.sealed_etag IS 'etag of the uploaded object whose bytes were sealed into the vault';
+COMMENT ON COLUMN cv.clips.upload_removed_at IS 'when the plain upload was found gone, after its bytes were sealed';
+COMMENT ON COLUMN cv.clips.published_bytes IS 'size of the published clip in the clear';
+CREATE INDEX clips_upload_to_remove ON cv.clips (clip_id) WHERE sealed_etag IS NOT NULL AND upload_removed_at IS NULL;
+
+-- output_sha256 is of the plain bytes; these two are of the object as it is stored.
+ALTER TABLE cv.stages
+    ADD COLUMN stored_bytes bigint,
+    ADD COLUMN stored_sha256 text;
+COMMENT ON COLUMN cv.stages.stored_sha256 IS 'digest of the sealed object; null where the output is not sealed';
 """
 
 
