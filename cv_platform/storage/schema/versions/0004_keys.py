@@ -29,7 +29,7 @@ CREATE TABLE cv.clip_keys (
     CHECK ((wrapped IS NULL) = (destroyed_at IS NOT NULL)),
     CHECK ((wrapped IS NULL) = (kek_id IS NULL))
 );
-COMMENT ON TABLE cv.clip_keys IS 'one key a clip, wrapped; destroyed: whatever was sealed with it is unreadable for ever';
+COMMENT ON TABLE cv.clip_keys IS 'a key a clip, wrapped; destroyed: what was sealed with it is unreadable for ever';
 -- No index on or by what destruction changes: the row is updated within its page.
 CREATE INDEX clip_keys_of_day ON cv.clip_keys (camera_id, capture_date);
 ALTER TABLE cv.clip_keys SET (fillfactor = 60, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50);
