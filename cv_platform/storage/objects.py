@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -37,6 +39,24 @@ class ObjectInfo:
     size_bytes: int
     etag: str
     modified_at: datetime
+
+
+@dataclass(frozen=True)
+class Purged:
+    """What was deleted for good.
+
+    Attributes:
+        objects: keys that held something.
+        versions: versions of them that are gone.
+        locked: versions that Object Lock keeps for now.
+    """
+
+    objects: int = 0
+    versions: int = 0
+    locked: int = 0
+
+    def __add__(self, other: Purged) -> Purged:
+        return Purged(self.objects + other.objects, self.versions + other.versions, self.locked + other.locked)
 
 
 class ObjectStore:
@@ -156,6 +176,74 @@ class ObjectStore:
             except _ODD_KEY:
                 self._delete_odd(key)
 
+    def purge(self, keys: Iterable[str]) -> Purged:
+        """Delete objects for good: on S3 every version and every delete marker of theirs.
+
+        Args:
+            keys: keys, and prefixes that end in `/`, under which everything goes.
+
+        A version under Object Lock cannot be deleted before its term; it is counted, and told apart.
+        """
+        total = Purged()
+        for key in keys:
+            total += self._purge_in_folder(key) if self.folder is not None else self._purge_in_bucket(key)
+        return total
+
+    def present(self, keys: Iterable[str]) -> int:
+        """Objects and versions that are there under keys, and under prefixes that end in `/`; markers are none."""
+        found = 0
+        for key in keys:
+            if self.folder is None:
+                found += sum(not marker for _, _, marker in self._versions(key))
+            elif key.endswith("/"):
+                found += sum(1 for _ in self.list(key.rstrip("/")))
+            else:
+                found += self.head(key) is not None
+        return found
+
+    def _purge_in_folder(self, key: str) -> Purged:
+        assert self.folder is not None
+        path = self.folder / key
+        if ".." in path.parts:
+            return Purged()
+        if key.endswith("/"):
+            there = [found for found in path.rglob("*") if found.is_file()]
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            # Beside it may lie what a killed writer began: `name#1`.
+            there = [path, *path.parent.glob(f"{glob.escape(path.name)}#*")]
+            there = [found for found in there if found.is_file()]
+            for found in there:
+                found.unlink(missing_ok=True)
+        whole = sum(not _BEING_WRITTEN.fullmatch(found.name) for found in there)
+        return Purged(whole, whole)
+
+    def _purge_in_bucket(self, key: str) -> Purged:
+        names, versions, locked = set(), 0, 0
+        for name, version, marker in list(self._versions(key)):
+            try:
+                self._client().delete_object(Bucket=self._bucket, Key=name, VersionId=version)
+            except Exception as error:
+                if _error_code(error) not in ("AccessDenied", "InvalidRequest"):
+                    raise
+                locked += 1
+                continue
+            if not marker:
+                names.add(name)
+                versions += 1
+        return Purged(len(names), versions, locked)
+
+    def _versions(self, key: str) -> Iterator[tuple[str, str, bool]]:
+        """Every version in the bucket: whole key, version id, whether it is a delete marker."""
+        whole = f"{self._prefix}/{key}" if self._prefix else key
+        pages = self._client().get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=whole)
+        for page in pages:
+            entries = [(entry, False) for entry in page.get("Versions", [])]
+            entries += [(entry, True) for entry in page.get("DeleteMarkers", [])]  # type: ignore[misc]
+            for entry, marker in entries:
+                if key.endswith("/") or entry["Key"] == whole:
+                    yield entry["Key"], entry["VersionId"], marker
+
     def list(self, prefix: str, *, after: str | None = None, chunk_size: int = 1000) -> Iterator[ObjectInfo]:
         """Objects whose keys start with the folder `prefix`, behind the key `after`, in order of key.
 
@@ -213,6 +301,12 @@ def _etag(value: object) -> str:
 
 def _info(meta: Any) -> ObjectInfo:
     return ObjectInfo(meta["path"], meta["size"], _etag(meta["e_tag"]), meta["last_modified"])
+
+
+def _error_code(error: Exception) -> str | None:
+    """What S3 calls an error; None for one that is not S3's."""
+    response = getattr(error, "response", None)
+    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
 
 
 _BEING_WRITTEN = re.compile(r".+#\d+")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from cv_platform.storage.objects import ObjectMissing, ObjectStore
+from cv_platform.storage.objects import ObjectMissing, ObjectStore, Purged
 from cv_platform_tests.conftest import S3Server
 
 
@@ -96,3 +96,44 @@ def test_a_folder_is_its_owners_alone(tmp_path: Path) -> None:
 def test_a_url_that_is_none_says_what_is_allowed(url: str) -> None:
     with pytest.raises(ValueError, match=r"allowed: file:///folder, s3://bucket/prefix"):
         ObjectStore(url)
+
+
+def test_a_purge_takes_every_object_under_a_prefix_and_no_neighbour(store: ObjectStore) -> None:
+    for key in ("vault/a/1", "vault/a/2", "vault/ab/1", "vault/x", "vault/x.json"):
+        store.put_bytes(key, b"x")
+    assert store.present(["vault/a/", "vault/x"]) == 3
+    assert store.purge(["vault/a/", "vault/x", "vault/none", "vault/nothing/"]).objects == 3
+    assert store.present(["vault/a/", "vault/x"]) == 0
+    assert [info.key for info in store.list("vault")] == ["vault/ab/1", "vault/x.json"]
+
+
+def test_a_purge_takes_what_a_killed_writer_began(tmp_path: Path) -> None:
+    store = ObjectStore(tmp_path.as_uri())
+    store.put_bytes("raw/x.mp4", b"whole")
+    for name in ("x.mp4#1", "x.mp4.json"):
+        (tmp_path / "raw" / name).write_bytes(b"part")
+    store.purge(["raw/x.mp4"])
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == ["x.mp4.json"]
+
+
+def test_a_purge_takes_every_version_and_says_what_a_lock_keeps(s3_server: S3Server) -> None:
+    client = s3_server.client()
+    bucket = f"{s3_server.bucket}-locked"
+    client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)  # versions come with it
+    store = ObjectStore(f"s3://{bucket}", endpoint_url=s3_server.endpoint_url)
+    for n in range(3):
+        store.put_bytes("raw/x", b"%d" % n)
+    store.delete(["raw/x"])
+    store.put_bytes("raw/xy", b"stays")
+    assert store.head("raw/x") is None
+    assert store.present(["raw/x"]) == 3
+    client.put_object_retention(
+        Bucket=bucket,
+        Key="raw/xy",
+        VersionId=client.list_object_versions(Bucket=bucket, Prefix="raw/xy")["Versions"][0]["VersionId"],
+        Retention={"Mode": "COMPLIANCE", "RetainUntilDate": datetime.now(UTC) + timedelta(days=1)},
+    )
+    assert store.purge(["raw/x"]) == Purged(1, 3, 0)
+    assert store.present(["raw/x"]) == 0
+    assert store.purge(["raw/xy"]) == Purged(0, 0, 1)
+    assert store.get_bytes("raw/xy") == b"stays"
