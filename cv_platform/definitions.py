@@ -49,8 +49,17 @@ def build_definitions(
         schedules=[reconcile_uploads_hourly, tidy_hourly],
         sensors=[new_uploads(settings), pending_work(settings), *(aggregates.sensors or [])],
         resources=resources,
-        executor=dg.in_process_executor,
+        executor=_executor(settings),
     )
+
+
+def _executor(settings: Settings) -> dg.ExecutorDefinition:
+    """Steps in the run's own process, or each in a pod of its own; only the latter loads a client of Kubernetes."""
+    if settings.executor == "k8s":
+        from cv_platform.resources.kubernetes import kubernetes_executor
+
+        return kubernetes_executor
+    return dg.in_process_executor
 
 
 def _database(settings: Settings) -> DatabaseResource:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
+
+RESTRICTED_SECRET: Final = "cv-platform-restricted"
+"""The Kubernetes secret with the restricted store's credentials: only the steps that read or write it are given it."""
+
+RESTRICTED_LABEL: Final = "cv-platform/restricted"
+"""Label of pods that may reach the restricted store; docker/k8s/network-policies.yaml goes by it."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +22,10 @@ class StepResources:
         ephemeral_storage_mib: MiB of local disk.
         gpus: NVIDIA GPUs; more than 0 sends the step to a GPU node.
         pool: the concurrency pool whose slots it takes.
+        priority: which of the deployment's priority classes it has.
+        restricted: whether it reads or writes what shows faces.
         deadline_s: seconds after which Kubernetes ends it.
+        grace_s: seconds between SIGTERM and SIGKILL; the clip in hand is given back within them.
     """
 
     cpu: float
@@ -24,15 +33,24 @@ class StepResources:
     ephemeral_storage_mib: int
     gpus: int = 0
     pool: str | None = None
+    priority: Literal["batch", "gpu"] = "batch"
+    restricted: bool = False
     deadline_s: int = 6 * 3600
+    grace_s: int = 60
 
 
 STEPS: dict[str, StepResources] = {
-    "raw_clips": StepResources(cpu=0.5, memory_mib=1024, ephemeral_storage_mib=8192, pool="decode"),
-    "decoded_frames": StepResources(cpu=2, memory_mib=4096, ephemeral_storage_mib=16384, pool="decode"),
-    "detections": StepResources(cpu=4, memory_mib=8192, ephemeral_storage_mib=4096, gpus=1, pool="gpu"),
+    "raw_clips": StepResources(cpu=0.5, memory_mib=1024, ephemeral_storage_mib=8192, pool="decode", restricted=True),
+    "decoded_frames": StepResources(
+        cpu=2, memory_mib=4096, ephemeral_storage_mib=16384, pool="decode", restricted=True
+    ),
+    "detections": StepResources(
+        cpu=4, memory_mib=8192, ephemeral_storage_mib=4096, gpus=1, pool="gpu", priority="gpu", restricted=True
+    ),
     "tracks": StepResources(cpu=1, memory_mib=2048, ephemeral_storage_mib=1024, pool="tracks"),
-    "blurred_clips": StepResources(cpu=4, memory_mib=8192, ephemeral_storage_mib=16384, gpus=1, pool="gpu"),
+    "blurred_clips": StepResources(
+        cpu=4, memory_mib=8192, ephemeral_storage_mib=16384, gpus=1, pool="gpu", priority="gpu", restricted=True
+    ),
 }
 
 
@@ -50,17 +68,24 @@ def op_tags_of(asset: str) -> dict[str, Any]:
         "ephemeral-storage": f"{step.ephemeral_storage_mib}Mi",
     }
     limits = {"memory": requests["memory"], "ephemeral-storage": requests["ephemeral-storage"]}
-    pod: dict[str, Any] = {}
+    container: dict[str, Any] = {"resources": {"requests": requests, "limits": limits}}
+    pod: dict[str, Any] = {
+        "priority_class_name": f"cv-platform-{step.priority}",
+        "termination_grace_period_seconds": step.grace_s,
+    }
     if step.gpus:
         limits["nvidia.com/gpu"] = str(step.gpus)
-        pod = {
+        pod |= {
             "node_selector": {"nvidia.com/gpu.present": "true"},
             "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
         }
     config: dict[str, Any] = {
-        "container_config": {"resources": {"requests": requests, "limits": limits}},
+        "container_config": container,
+        "pod_spec_config": pod,
+        # No second pod by Kubernetes: the step's RetryPolicy and the ledger decide what is tried again.
         "job_spec_config": {"active_deadline_seconds": step.deadline_s, "backoff_limit": 0},
     }
-    if pod:
-        config["pod_spec_config"] = pod
+    if step.restricted:
+        container["env_from"] = [{"secret_ref": {"name": RESTRICTED_SECRET}}]
+        config["pod_template_spec_metadata"] = {"labels": {RESTRICTED_LABEL: "true"}}
     return {"dagster-k8s/config": config}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cv_platform.defs.op_tags import STEPS, op_tags_of, pool_of
+from cv_platform.defs.op_tags import RESTRICTED_LABEL, RESTRICTED_SECRET, STEPS, op_tags_of, pool_of
 from cv_platform.defs.vision.assets import assets
+from cv_platform.settings import Settings
 
 
 def test_every_asset_is_in_the_table() -> None:
@@ -31,4 +32,20 @@ def test_gpu_steps_alone_go_to_gpu_nodes(name: str) -> None:
     config = op_tags_of(name)["dagster-k8s/config"]
     on_gpu = STEPS[name].gpus > 0
     assert ("nvidia.com/gpu" in config["container_config"]["resources"]["limits"]) == on_gpu
-    assert ("pod_spec_config" in config) == on_gpu
+    assert ("node_selector" in config["pod_spec_config"]) == on_gpu
+    assert ("tolerations" in config["pod_spec_config"]) == on_gpu
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_restricted_steps_alone_are_given_the_restricted_credentials(name: str) -> None:
+    config = op_tags_of(name)["dagster-k8s/config"]
+    given = config["container_config"].get("env_from", []) == [{"secret_ref": {"name": RESTRICTED_SECRET}}]
+    labels = config.get("pod_template_spec_metadata", {}).get("labels", {})
+    assert given == (RESTRICTED_LABEL in labels) == STEPS[name].restricted
+    assert STEPS[name].restricted == (name != "tracks"), "only tracking works on rows alone"
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_the_clip_in_hand_is_given_back_before_the_lease_would_run_out(name: str) -> None:
+    config = op_tags_of(name)["dagster-k8s/config"]
+    assert 10 <= config["pod_spec_config"]["termination_grace_period_seconds"] <= Settings().lease_s
