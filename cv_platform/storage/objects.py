@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -39,6 +40,36 @@ class ObjectInfo:
     size_bytes: int
     etag: str
     modified_at: datetime
+
+
+class ObjectReader(io.RawIOBase):
+    """An object's bytes in order, as a file for reading.
+
+    Attributes:
+        info: what the store said when it was opened; the bytes are of that content, whatever comes under the key.
+    """
+
+    def __init__(self, info: ObjectInfo, chunks: Iterator[Any]) -> None:
+        self.info = info
+        self._chunks = chunks
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        """See `io.RawIOBase`."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See `io.RawIOBase`."""
+        while not self._left:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._left = memoryview(chunk)
+        target = memoryview(buffer)
+        count = min(len(target), len(self._left))
+        target[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
 
 
 @dataclass(frozen=True)
@@ -128,19 +159,42 @@ class ObjectStore:
         except FileNotFoundError:
             raise ObjectMissing("no such object in the store") from None
 
+    def put_chunks(self, key: str, chunks: Iterable[bytes]) -> None:
+        """Store bytes as they come under `key`, whole or not at all, also where `chunks` raises."""
+        obstore.put(self._store, key, iter(chunks))
+
+    def open(self, key: str) -> ObjectReader:
+        """The object for reading from its beginning. Raises ObjectMissing."""
+        try:
+            found = obstore.get(self._store, key)
+            return ObjectReader(_info(found.meta), iter(found.stream(min_chunk_size=4 * 2**20)))
+        except FileNotFoundError:
+            raise ObjectMissing("no such object in the store") from None
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes of the object from `start`, which lies within it; fewer at its end. Raises ObjectMissing."""
+        try:
+            return bytes(obstore.get_range(self._store, key, start=start, length=length))
+        except FileNotFoundError:
+            raise ObjectMissing("no such object in the store") from None
+
     def download(self, key: str, path: Path) -> str:
         """Write the object to `path`; returns the sha256 of its bytes, hex. Raises ObjectMissing."""
+        return self.fetch(key, path)[1]
+
+    def fetch(self, key: str, path: Path) -> tuple[ObjectInfo, str]:
+        """As `download`; returns also what the store says of the very content that was written."""
         digest = hashlib.sha256()
         try:
-            stream = obstore.get(self._store, key).stream(min_chunk_size=4 * 2**20)
+            found = obstore.get(self._store, key)
             with path.open("wb") as target:
-                for chunk in stream:
+                for chunk in found.stream(min_chunk_size=4 * 2**20):
                     data = memoryview(chunk)
                     digest.update(data)
                     target.write(data)
         except FileNotFoundError:
             raise ObjectMissing("no such object in the store") from None
-        return digest.hexdigest()
+        return _info(found.meta), digest.hexdigest()
 
     def sha256(self, key: str) -> str:
         """The sha256 of the object's bytes, hex. Raises ObjectMissing."""
@@ -175,6 +229,52 @@ class ObjectStore:
                 continue
             except _ODD_KEY:
                 self._delete_odd(key)
+
+    def delete_unchanged(self, key: str, etag: str) -> bool:
+        """Delete the object if it still is the content with that etag; returns whether that content is gone.
+
+        On S3 with versions, each version of that content is deleted by its id: nothing can come between. Without them
+        the store is asked to compare once more (`If-Match`); one that does not know that deletes right after our look,
+        and a folder always does: content that replaces the old one in those moments would be lost with it.
+        """
+        found = self.head(key)
+        if found is None or found.etag != etag:
+            return found is None
+        if self.folder is not None:
+            (self.folder / key).unlink(missing_ok=True)
+            return True
+        return self._delete_unchanged_in_bucket(f"{self._prefix}/{key}" if self._prefix else key, etag)
+
+    def _delete_unchanged_in_bucket(self, key: str, etag: str) -> bool:
+        client = self._client()
+        versions = self._versions_of(key, etag)
+        for version in versions:
+            client.delete_object(Bucket=self._bucket, Key=key, VersionId=version)
+        if versions:
+            return True
+        try:
+            client.delete_object(Bucket=self._bucket, Key=key, IfMatch=f'"{etag}"')
+        except Exception as error:
+            if _error_code(error) == "PreconditionFailed":
+                return False
+            if _error_code(error) != "NotImplemented":
+                raise
+            client.delete_object(Bucket=self._bucket, Key=key)
+        return True
+
+    def _versions_of(self, key: str, etag: str) -> list[str]:
+        """Ids of the versions of one content; none where the bucket keeps no versions, or does not let us see them."""
+        found = []
+        try:
+            pages = self._client().get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=key)
+            for page in pages:
+                for entry in page.get("Versions", []):
+                    if entry["Key"] == key and _etag(entry["ETag"]) == etag and entry["VersionId"] != "null":
+                        found.append(entry["VersionId"])
+        except Exception as error:
+            if _error_code(error) not in ("AccessDenied", "NotImplemented"):
+                raise
+        return found
 
     def purge(self, keys: Iterable[str]) -> Purged:
         """Delete objects for good: on S3 every version and every delete marker of theirs.

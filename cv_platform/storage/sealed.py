@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -60,35 +60,37 @@ def plain_size(sealed_bytes: int, *, chunk_bytes: int = CHUNK_BYTES) -> int:
     return plain
 
 
-def seal(source: BinaryIO, target: BinaryIO, key: bytes, owner: str) -> str:
-    """Encrypt all of `source` into `target`.
+def sealed_chunks(source: BinaryIO, key: bytes, owner: str) -> Iterator[bytes]:
+    """All of `source`, encrypted, a header and then a chunk at a time.
 
     Args:
         source: open for reading bytes.
-        target: open for writing bytes.
         key: 32 bytes, for this owner alone.
         owner: what the bytes belong to, such as clip and kind; needed again to open them.
-
-    Returns:
-        sha256 of the sealed bytes, hex.
     """
     prefix = os.urandom(_PREFIX)
     header = _HEADER.pack(MAGIC, CHUNK_BYTES, prefix)
     aead, associated = AESGCM(key), header + owner.encode()
-    digest = hashlib.sha256(header)
-    target.write(header)
+    yield header
     chunk = source.read(CHUNK_BYTES)
     number = 0
     while True:
         following = source.read(CHUNK_BYTES)
         if number >= _MAX_CHUNKS:
             raise ValueError("the file is too large to be sealed under one key")
-        sealed = aead.encrypt(_nonce(prefix, number, last=not following), chunk, associated)
-        digest.update(sealed)
-        target.write(sealed)
+        yield aead.encrypt(_nonce(prefix, number, last=not following), chunk, associated)
         if not following:
-            return digest.hexdigest()
+            return
         chunk, number = following, number + 1
+
+
+def seal(source: BinaryIO, target: BinaryIO, key: bytes, owner: str) -> str:
+    """Write `sealed_chunks` to `target`; returns the sha256 of the sealed bytes, hex."""
+    digest = hashlib.sha256()
+    for chunk in sealed_chunks(source, key, owner):
+        digest.update(chunk)
+        target.write(chunk)
+    return digest.hexdigest()
 
 
 def unseal(source: BinaryIO, target: BinaryIO, key: bytes, owner: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -137,3 +139,61 @@ def test_a_purge_takes_every_version_and_says_what_a_lock_keeps(s3_server: S3Ser
     assert store.present(["raw/x"]) == 0
     assert store.purge(["raw/xy"]) == Purged(0, 0, 1)
     assert store.get_bytes("raw/xy") == b"stays"
+
+
+def test_bytes_are_read_in_parts(store: ObjectStore, tmp_path: Path) -> None:
+    data = bytes(range(256)) * 40_000  # above the size of one part
+    store.put_chunks("a/x", (data[n : n + 300_000] for n in range(0, len(data), 300_000)))
+    assert store.get_bytes("a/x") == data
+    assert store.get_range("a/x", 1000, 50) == data[1000:1050]
+    assert store.get_range("a/x", len(data) - 10, 50) == data[-10:]
+    opened = store.open("a/x")
+    assert opened.info == store.head("a/x")
+    reader = io.BufferedReader(opened, 1 << 16)
+    assert reader.read(70_001) == data[:70_001]
+    assert reader.read() == data[70_001:]
+    info, digest = store.fetch("a/x", tmp_path / "copy")
+    assert (info, digest) == (store.head("a/x"), hashlib.sha256(data).hexdigest())
+    for call in (lambda: store.open("nope"), lambda: store.get_range("nope", 0, 1)):
+        with pytest.raises(ObjectMissing):
+            call()
+
+
+def test_chunks_that_end_in_an_error_leave_nothing(store: ObjectStore) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"x" * 6_000_000
+        raise RuntimeError("the key was destroyed meanwhile")
+
+    with pytest.raises(RuntimeError):
+        store.put_chunks("a/x", broken())
+    assert store.head("a/x") is None
+    assert list(store.list("a")) == []
+
+
+def test_only_content_that_is_unchanged_is_deleted(store: ObjectStore) -> None:
+    store.put_bytes("raw/x", b"old")
+    old = store.head("raw/x")
+    assert old is not None
+    store.put_bytes("raw/x", b"newer")
+    assert not store.delete_unchanged("raw/x", old.etag)
+    assert store.get_bytes("raw/x") == b"newer"
+    newer = store.head("raw/x")
+    assert newer is not None
+    assert store.delete_unchanged("raw/x", newer.etag)
+    assert store.head("raw/x") is None
+    assert store.delete_unchanged("raw/x", newer.etag)  # it is gone, however that came about
+
+
+def test_where_versions_are_kept_that_content_goes_with_all_of_them(s3_server: S3Server) -> None:
+    s3 = s3_server.client()
+    s3.put_bucket_versioning(Bucket=s3_server.bucket, VersioningConfiguration={"Status": "Enabled"})
+    store = ObjectStore(f"s3://{s3_server.bucket}", endpoint_url=s3_server.endpoint_url)
+    for data in (b"other", b"faces", b"faces"):
+        store.put_bytes("raw/x", data)
+    store.put_bytes("raw/xy", b"faces")
+    head = store.head("raw/x")
+    assert head is not None
+    assert store.delete_unchanged("raw/x", head.etag)
+    left = s3.list_object_versions(Bucket=s3_server.bucket)["Versions"]
+    assert sorted((entry["Key"], entry["Size"]) for entry in left) == [("raw/x", 5), ("raw/xy", 5)]
+    assert store.get_bytes("raw/x") == b"other"
