@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cv_platform.governance.audit import append
-from cv_platform.storage.database import Database
+from cv_platform.storage.database import Connection, Database
 from cv_platform.storage.ledger.held import freeze_held
 
 FOREVER = datetime.max.replace(tzinfo=UTC)
@@ -76,7 +76,8 @@ def place_hold(
     if until is not None and until <= datetime.now(UTC):
         raise ValueError(f"until is {until.isoformat()}, which has passed; a hold must hold something")
     hold_id = uuid.uuid4()
-    with database.transaction() as connection:
+
+    def work(connection: Connection) -> int:
         connection.execute(
             "INSERT INTO cv.holds (hold_id, site_id, camera_id, clip_id, starts_at, ends_at, reason, placed_by, until)"
             " VALUES (%s, %s, %s, %s, coalesce(%s, '-infinity'::timestamptz), coalesce(%s, 'infinity'::timestamptz),"
@@ -95,11 +96,16 @@ def place_hold(
         )
         covered = freeze_held(connection, hold_id)
         append(connection, actor=by, action="hold.placed", details={"hold": hold_id, "clips": covered})
-    return hold_id, covered
+        return covered
+
+    return hold_id, database.transact(work)
 
 
 def release_hold(database: Database, hold_id: uuid.UUID, *, by: str) -> bool:
-    """Release a hold; False where there is none in force of that id. Other holds on the same clips stay."""
+    """Release a hold; False where there is none in force of that id. Other holds on the same clips stay.
+
+    What the hold put off is done by the next run of `expire`.
+    """
     if not by.strip():
         raise ValueError("a release needs the name of who releases")
     with database.transaction() as connection:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 from obstore.exceptions import BaseError
@@ -28,7 +29,7 @@ from cv_platform.storage.ledger.published import (
     redo_publication,
     remove_garbage,
 )
-from cv_platform.storage.objects import ObjectMissing
+from cv_platform.storage.objects import ObjectMissing, ObjectStore
 
 PREVIEW_TERM: Final = timedelta(days=30)
 _TRY_AGAIN_S: Final = 600.0
@@ -90,8 +91,13 @@ def collect_garbage(platform: Platform, *, limit: int = 10_000) -> int:
     for store, key in garbage(platform.database, limit=limit):
         target = platform.cold if store == "cold" else platform.restricted
         try:
-            deleted += remove_garbage(platform.database, store, key, target.delete)
+            deleted += remove_garbage(platform.database, store, key, target.delete, etag_of=partial(_etag_of, target))
         except (OSError, BaseError) as error:
             put_off_garbage(platform.database, store, key, delay_s=_TRY_AGAIN_S)
             platform.log.warning("an object could not be deleted, will be tried again: %s", type(error).__name__)
     return deleted
+
+
+def _etag_of(store: ObjectStore, key: str) -> str | None:
+    info = store.head(key)
+    return None if info is None else info.etag

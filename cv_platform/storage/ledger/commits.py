@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 from cv_platform import faults
 from cv_platform.storage.database import Connection, Database
 from cv_platform.storage.ledger.days import days_of, mark_dirty
+from cv_platform.storage.ledger.held import held_now, keep_outputs, keeps_output
 from cv_platform.storage.ledger.model import Claim, StaleClaim
 from cv_platform.storage.ledger.withdrawal import discard_objects, invalidate_downstream, lock_clip, quarantine
 
@@ -41,20 +42,29 @@ def commit(
         write: may be called again, after a deadlock.
 
     Raises:
-        StaleClaim: the claim is lost; nothing was written. What was uploaded is left to the collector.
+        StaleClaim: the claim is lost, or a hold keeps what this would replace; nothing was written. What was uploaded
+            is left to the collector.
     """
     faults.point(f"{claim.stage}.before_commit")
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection) -> bool:
         lock_clip(connection, claim.clip.clip_id)
-        _finish(connection, claim, seconds, output_key, output_sha256, store, counts or {})
-        _keep(connection, claim, store, output_key)
+        if keeps_output(connection, claim):
+            keep_outputs(connection, [claim.clip.clip_id])
+            return False
+        # What the stage pointed at before, such as the vault's object at a new version, is no longer with the collector.
+        if _finish(connection, claim, seconds, output_key, output_sha256, store, counts or {}) != output_key:
+            keep_object(connection, claim, store, output_key)
         invalidate_downstream(connection, claim.clip.clip_id, claim.stage)
+        if held_now(connection, claim.clip.clip_id):
+            keep_outputs(connection, [claim.clip.clip_id])
         write(connection)
         mark_clip_days(connection, claim)
+        return True
 
     try:
-        database.transact(work)
+        if not database.transact(work):
+            raise StaleClaim(f"{claim.stage}: a hold keeps what was made before")
     except StaleClaim:
         discard(database, store, [output_key])
         raise
@@ -99,7 +109,8 @@ def _finish(
     output_sha256: str | None,
     store: str,
     counts: dict[str, Any],
-) -> None:
+) -> str | None:
+    """Set the stage to done; returns the output that it pointed at before."""
     replaced = connection.execute(
         "SELECT output_key FROM cv.stages WHERE clip_id = %s AND stage = %s FOR UPDATE",
         [claim.clip.clip_id, claim.stage],
@@ -124,11 +135,14 @@ def _finish(
     )
     if updated.rowcount != 1:
         raise StaleClaim(f"{claim.stage}: the claim was taken over or its input changed")
-    if replaced is not None and replaced[0] != output_key:
-        discard_objects(connection, store, [replaced[0]])
+    before: str | None = replaced[0] if replaced else None
+    if before != output_key:
+        discard_objects(connection, store, [before])
+    return before
 
 
-def _keep(connection: Connection, claim: Claim, store: str, output_key: str | None) -> None:
+def keep_object(connection: Connection, claim: Claim, store: str, output_key: str | None) -> None:
+    """Take an object that was told to `note_object` off the collector. Raises StaleClaim where it was collected."""
     if output_key is None:
         return
     kept = connection.execute(

@@ -11,13 +11,15 @@ from threading import Event
 
 from cv_platform.storage.database import Connection, Database
 from cv_platform.storage.ledger.claims import AT_CURRENT_VERSION, lease_kept
+from cv_platform.storage.ledger.held import is_held, keep_outputs
 from cv_platform.storage.ledger.model import TRACKS, Scope, StaleClaim
 from cv_platform.storage.ledger.withdrawal import lock_clip
 
 # A camera's first clip that tracking has not passed; ready where its detections are there.
 _FIRST_OPEN = """
     SELECT s.clip_id, s.capture_date, s.captured_at, s.input_generation, s.attempts,
-           s.state = 'pending' AND s.next_attempt_at <= now() AS ready
+           s.state = 'pending' AND s.next_attempt_at <= now() AS ready,
+           s.finished_at IS NOT NULL AS tracked
     FROM cv.stages s
     WHERE s.stage = 'tracks' AND s.state IN ('blocked', 'pending') AND s.camera_id = {camera} AND s.site_id = {site}
     ORDER BY s.captured_at, s.clip_id LIMIT 1
@@ -124,21 +126,31 @@ def release_camera(database: Database, claim: CameraClaim) -> None:
 
 
 def open_clip(database: Database, claim: CameraClaim) -> OpenClip | None:
-    """The camera's next clip, where it is ready; notes it as the clip in hand. Raises StaleClaim."""
-    with database.transaction() as connection:
+    """The camera's next clip, where it is ready; notes it as the clip in hand. Raises StaleClaim.
+
+    A held clip that was tracked before keeps its tracks, and is passed over.
+    """
+
+    def work(connection: Connection) -> OpenClip | None:
         lock_camera(connection, claim)
-        row = connection.execute(
-            _FIRST_OPEN.format(camera="%(camera)s", site="%(site)s"),
-            {"camera": claim.camera_id, "site": claim.site_id},
-        ).fetchone()
-        if row is None or not row[5]:
-            return None
+        while True:
+            row = connection.execute(
+                _FIRST_OPEN.format(camera="%(camera)s", site="%(site)s"),
+                {"camera": claim.camera_id, "site": claim.site_id},
+            ).fetchone()
+            if row is None or not row[5]:
+                return None
+            if not row[6] or not is_held(connection, row[0]):
+                break
+            keep_outputs(connection, [row[0]])
         connection.execute("UPDATE cv.camera_heads SET next_clip = %s WHERE camera_id = %s", [row[0], claim.camera_id])
         # Counted before the work: a clip that kills its worker must not do so for ever.
         connection.execute(
             "UPDATE cv.stages SET attempts = attempts + 1 WHERE clip_id = %s AND stage = 'tracks'", [row[0]]
         )
-    return OpenClip(row[0], row[2], row[3], row[4] + 1)
+        return OpenClip(row[0], row[2], row[3], row[4] + 1)
+
+    return database.transact(work)
 
 
 def lock_camera(connection: Connection, claim: CameraClaim) -> None:
@@ -226,6 +238,12 @@ def uncount_attempt(database: Database, clip: OpenClip) -> None:
 def finish_tracks(connection: Connection, claim: CameraClaim, clip: OpenClip, *, seconds: float, counts: str) -> None:
     """Set the clip's `tracks` stage to done. Raises StaleClaim where its detections changed meanwhile."""
     lock_open_clip(connection, clip)
+    if connection.execute(
+        "SELECT 1 FROM cv.stages WHERE clip_id = %s AND stage = 'tracks' AND finished_at IS NOT NULL"
+        " AND cv.held(clip_id)",
+        [clip.clip_id],
+    ).fetchone():
+        raise StaleClaim("tracks: a hold keeps the clip's tracks")
     updated = connection.execute(
         "UPDATE cv.stages SET state = 'done', version = %s, run_id = NULL, finished_at = now(), seconds = %s,"
         " attempts = 0, error = NULL, fence = fence + 1, counts = %s::jsonb"

@@ -60,8 +60,8 @@ def redo_publication(database: Database, copy: DueCopy) -> str:
 
     def work(connection: Connection) -> str:
         row = connection.execute(
-            "SELECT raw_deleted_at FROM cv.clips WHERE clip_id = %s AND copy_due AND published_from = %s"
-            " AND published_sha256 = %s FOR NO KEY UPDATE",
+            "SELECT raw_deleted_at, cv.held(clip_id) FROM cv.clips WHERE clip_id = %s AND copy_due"
+            " AND published_from = %s AND published_sha256 = %s FOR NO KEY UPDATE",
             [copy.clip_id, copy.source_key, copy.sha256],
         ).fetchone()
         if row is None:
@@ -86,7 +86,8 @@ def redo_publication(database: Database, copy: DueCopy) -> str:
             " published_at = NULL, copied_sha256 = NULL WHERE clip_id = %s",
             [copy.clip_id],
         )
-        discard_objects(connection, "cold", [copy.stable_key])
+        if not row[1]:
+            discard_objects(connection, "cold", [copy.stable_key])
         return "again"
 
     return database.transact(work)
@@ -144,9 +145,15 @@ def preview_stands(database: Database, key: str) -> bool:
 
 
 def expire_previews(database: Database) -> int:
-    """Leave previews past their term to the collector; returns how many."""
+    """Leave previews past their term to the collector, but those of held clips; returns how many."""
     with database.transaction() as connection:
-        rows = connection.execute("DELETE FROM cv.previews WHERE expires_at < now() RETURNING preview_key").fetchall()
+        connection.execute(
+            "SELECT 1 FROM cv.clips WHERE clip_id IN (SELECT clip_id FROM cv.previews WHERE expires_at < now())"
+            " ORDER BY clip_id FOR NO KEY UPDATE"
+        )
+        rows = connection.execute(
+            "DELETE FROM cv.previews WHERE expires_at < now() AND NOT cv.held(clip_id) RETURNING preview_key"
+        ).fetchall()
         connection.execute(
             "INSERT INTO cv.garbage (store, object_key) SELECT 'cold', unnest(%s::text[]) ON CONFLICT DO NOTHING",
             [[key for (key,) in rows]],
@@ -164,28 +171,47 @@ def garbage(database: Database, *, limit: int) -> list[tuple[str, str]]:
         ).fetchall()
 
 
-def remove_garbage(database: Database, store: str, key: str, delete: Callable[[Iterable[str]], None]) -> bool:
+def remove_garbage(
+    database: Database,
+    store: str,
+    key: str,
+    delete: Callable[[Iterable[str]], None],
+    *,
+    etag_of: Callable[[str], str | None] | None = None,
+) -> bool:
     """Delete one object, unless something points at it again; returns whether it was deleted.
 
     The clip that owns a stable key is locked meanwhile, so that it cannot be published between look and deletion; and
     the object's own row, so that a commit that is about to point at it waits, and finds it gone.
+
+    Args:
+        etag_of: what the store says of an upload key, under which newer content may lie; None: it is not asked.
     """
+    owner = key.removesuffix(".certificate.json")
     with database.transaction() as connection:
         live = connection.execute(
-            "SELECT state = 'published' FROM cv.clips WHERE published_key = %s FOR NO KEY UPDATE", [key]
+            # A clip that was quarantined while it was held keeps what was published of it.
+            "SELECT state = 'published' OR (published_sha256 IS NOT NULL AND cv.held(clip_id)) FROM cv.clips"
+            " WHERE published_key = %s FOR NO KEY UPDATE",
+            [owner],
         ).fetchone()
         entry = connection.execute(
-            "SELECT again_at FROM cv.garbage WHERE store = %s AND object_key = %s AND not_before <= now() FOR UPDATE",
+            "SELECT again_at, only_etags FROM cv.garbage WHERE store = %s AND object_key = %s AND not_before <= now()"
+            " FOR UPDATE",
             [store, key],
         ).fetchone()
         if entry is None:
             return False
         pointed_at = connection.execute(
-            "SELECT EXISTS (SELECT 1 FROM cv.stages WHERE output_key = %(key)s AND state NOT IN ('stopped', 'failed'))"
-            " OR EXISTS (SELECT 1 FROM cv.clips WHERE published_from = %(key)s AND copy_due)",
-            {"key": key},
+            # No stage that was withdrawn points at anything: those that still do are held.
+            "SELECT EXISTS (SELECT 1 FROM cv.stages WHERE output_key = %(key)s)"
+            " OR EXISTS (SELECT 1 FROM cv.clips WHERE published_from = %(key)s"
+            " AND (copy_due OR (copied_sha256 IS DISTINCT FROM published_sha256 AND cv.held(clip_id))))"
+            " OR EXISTS (SELECT 1 FROM cv.previews WHERE preview_key = %(key)s)",
+            {"key": owner},
         ).fetchone()
-        if (live and live[0]) or (pointed_at and pointed_at[0]):
+        newer = entry[1] is not None and (etag_of is None or etag_of(key) not in (None, *entry[1]))
+        if (live and live[0]) or (pointed_at and pointed_at[0]) or newer:
             connection.execute("DELETE FROM cv.garbage WHERE store = %s AND object_key = %s", [store, key])
             return False
         delete([key, f"{key}.certificate.json"])

@@ -9,8 +9,9 @@ from datetime import UTC, date, datetime
 
 from cv_platform.storage.database import Connection, Database
 from cv_platform.storage.ledger.days import mark_dirty
+from cv_platform.storage.ledger.held import is_held
 from cv_platform.storage.ledger.model import STAGES, clip_id_for, published_key_for
-from cv_platform.storage.ledger.withdrawal import supersede
+from cv_platform.storage.ledger.withdrawal import KEY_HELD, supersede
 
 # Registrations wait for each other: two of one key must agree on which content came last.
 _REGISTRATION_LOCK = 3_907_114_862
@@ -45,8 +46,8 @@ def register_uploads(database: Database, uploads: Sequence[Upload]) -> Registere
     """Register what the store holds now, in the order given.
 
     The same key and etag twice is one clip. The same key with another etag is a new clip that supersedes the old one,
-    also where an older content comes back. A camera id that belongs to another site is quarantined. Ends in one
-    transaction: all or nothing.
+    also where an older content comes back; a held clip is not superseded, the new one is quarantined beside it until
+    the hold ends. A camera id that belongs to another site is quarantined. Ends in one transaction: all or nothing.
     """
     last_seen: dict[tuple[str, str], Upload] = {}
     for upload in uploads:
@@ -60,22 +61,27 @@ def register_uploads(database: Database, uploads: Sequence[Upload]) -> Registere
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_REGISTRATION_LOCK])
         known = _known(connection, {upload.key for upload in unique})
         fresh = [upload for upload in unique if not _is_known(known.get(upload.key, []), upload.etag)]
-        owners = _register_cameras(connection, fresh)
+        owners = _owners(connection, fresh)
         rows: list[_NewClip] = []
         replaced: list[tuple[uuid.UUID, uuid.UUID]] = []
-        latest: dict[str, uuid.UUID] = {}
+        latest: dict[str, list[uuid.UUID]] = {}
         generations = {key: len(contents) for key, contents in known.items()}
         for upload in fresh:
             generation = generations.get(upload.key, 0)
             generations[upload.key] = generation + 1
             clip_id = clip_id_for(upload.key, generation)
             previous = latest.get(upload.key) or _current(known.get(upload.key, []))
-            if previous is not None:
-                replaced.append((previous, clip_id))
-            latest[upload.key] = clip_id
+            kept = [clip for clip in previous if is_held(connection, clip)]
+            replaced.extend((clip, clip_id) for clip in previous if clip not in kept)
+            latest[upload.key] = [*kept, clip_id]
             problem = upload.problem
             if problem is None and owners.get(str(upload.camera_id)) != upload.site_id:
                 problem = ("camera_of_other_site", "its camera id is registered at another site; ids are unique")
+            if problem is None and kept:
+                problem = (
+                    KEY_HELD,
+                    "a legal hold keeps the clip that came under its key before; replay it when the hold is released",
+                )
             rows.append(_NewClip(clip_id, upload, problem))
         _insert(connection, rows)
         days = {row.upload.captured_at.date() for row in rows if row.upload.captured_at is not None}
@@ -138,6 +144,11 @@ class _NewClip:
     upload: Upload
     problem: tuple[str, str] | None
 
+    @property
+    def waits(self) -> bool:
+        """Whether nothing but a hold stands in its way: it can be replayed."""
+        return self.problem is not None and self.problem[0] == KEY_HELD
+
 
 @dataclass(frozen=True)
 class _Known:
@@ -162,19 +173,19 @@ def _is_known(contents: Iterable[_Known], etag: str) -> bool:
     return any(etag in content.etags for content in contents if content.state != "superseded")
 
 
-def _current(contents: Iterable[_Known]) -> uuid.UUID | None:
-    """The content of a key that a newer one replaces: one that has neither been replaced nor gone otherwise."""
-    for content in contents:
-        if content.state in ("in_progress", "published", "quarantined"):
-            return content.clip_id
-    return None
+def _current(contents: Iterable[_Known]) -> list[uuid.UUID]:
+    """The contents of a key that a newer one replaces: those that have neither been replaced nor gone otherwise."""
+    return sorted(c.clip_id for c in contents if c.state in ("in_progress", "published", "quarantined"))
 
 
-def _register_cameras(connection: Connection, uploads: Iterable[Upload]) -> dict[str, str]:
-    """Make sites and cameras that are new; returns each camera's site."""
-    wanted = sorted(
-        {(str(u.camera_id), str(u.site_id)) for u in uploads if u.problem is None and u.site_id is not None}
-    )
+def _owners(connection: Connection, uploads: Iterable[Upload]) -> dict[str, str]:
+    found = {(str(u.camera_id), str(u.site_id)) for u in uploads if u.problem is None and u.site_id is not None}
+    return register_cameras(connection, found)
+
+
+def register_cameras(connection: Connection, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Make sites and cameras that are new, given as (camera, site); returns each camera's site, the first told."""
+    wanted = sorted(set(pairs))
     with connection.cursor() as cursor:
         sites = sorted({site for _, site in wanted})
         cursor.execute("INSERT INTO cv.sites (site_id) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [sites])
@@ -203,6 +214,7 @@ def _insert(connection: Connection, rows: Sequence[_NewClip]) -> None:
             for row in rows:
                 upload, (code, reason) = row.upload, row.problem or (None, None)
                 refused = row.problem is not None
+                stage = (STAGES[0] if row.waits else "registration") if refused else None
                 day = upload.captured_at.date() if upload.captured_at else None
                 copy.write_row(
                     (
@@ -215,7 +227,7 @@ def _insert(connection: Connection, rows: Sequence[_NewClip]) -> None:
                         upload.captured_at,
                         day,
                         "quarantined" if refused else "in_progress",
-                        "registration" if refused else None,
+                        stage,
                         code,
                         reason,
                         "now" if refused else None,
@@ -227,7 +239,7 @@ def _insert(connection: Connection, rows: Sequence[_NewClip]) -> None:
         ) as copy:
             for row in rows:
                 upload = row.upload
-                if row.problem is not None or upload.captured_at is None:
+                if (row.problem is not None and not row.waits) or upload.captured_at is None:
                     continue
                 for stage in STAGES:
                     copy.write_row(
@@ -238,6 +250,6 @@ def _insert(connection: Connection, rows: Sequence[_NewClip]) -> None:
                             upload.camera_id,
                             upload.captured_at.date(),
                             upload.captured_at,
-                            "pending" if stage == STAGES[0] else "blocked",
+                            "stopped" if row.waits else "pending" if stage == STAGES[0] else "blocked",
                         )
                     )

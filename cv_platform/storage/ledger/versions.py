@@ -13,9 +13,9 @@ from cv_platform.storage.ledger.model import STAGES, UPSTREAM, downstream
 def adopt_versions(database: Database, versions: Mapping[str, str]) -> dict[str, int]:
     """Make these the deployment's versions; returns how many clips start again at each stage that changed.
 
-    Clips done at another version start again where their inputs still exist; the others are frozen: they keep what they
-    have. Workers that run at an old version can no longer commit, nor those that read what is now made anew. Costs one
-    small read where nothing changed.
+    Clips done at another version start again where their inputs still exist; the others, and held clips, are frozen:
+    they keep what they have. Workers that run at an old version can no longer commit, nor those that read what is now
+    made anew. Costs one small read where nothing changed.
     """
 
     def work(connection: Connection) -> dict[str, int]:
@@ -54,6 +54,9 @@ _INPUT_EXISTS = {
     " AND u.stage = 'detections' AND u.output_deleted_at IS NULL)",
 }
 
+# A hold keeps what the stage made. A hold that is placed at this very moment is met again when the work is committed.
+_KEPT = "s.finished_at IS NOT NULL AND s.output_deleted_at IS NULL AND cv.held(s.clip_id)"
+
 
 def _restart(connection: Connection, stage: str, version: str) -> tuple[int, set[date]]:
     """Send the stage's clips back to it; returns how many, and their days."""
@@ -62,11 +65,14 @@ def _restart(connection: Connection, stage: str, version: str) -> tuple[int, set
         "UPDATE cv.stages SET state = 'done' WHERE stage = %s AND state = 'frozen' AND version = %s", [stage, version]
     )
     rows = connection.execute(
-        "UPDATE cv.stages s SET state = CASE WHEN NOT (" + _INPUT_EXISTS[UPSTREAM[stage]] + ") THEN 'frozen'"
+        "UPDATE cv.stages s SET state = CASE WHEN NOT (" + _INPUT_EXISTS[UPSTREAM[stage]] + ")"
+        " OR (" + _KEPT + ") THEN 'frozen'"
         " WHEN EXISTS (SELECT 1 FROM cv.stages u WHERE u.clip_id = s.clip_id AND u.stage = ANY(%(upstream)s)"
         " AND u.state NOT IN ('done', 'frozen')) THEN 'blocked' ELSE 'pending' END,"
         " fence = s.fence + 1, input_generation = s.input_generation + 1, attempts = 0,"
-        " next_attempt_at = '-infinity', lease_expires_at = NULL"
+        " next_attempt_at = '-infinity', lease_expires_at = NULL, redo_after_hold = s.redo_after_hold OR ("
+        + _KEPT
+        + ")"
         " FROM cv.clips c WHERE c.clip_id = s.clip_id AND s.stage = %(stage)s"
         " AND s.state IN ('done', 'running', 'frozen') AND s.version IS DISTINCT FROM %(version)s"
         " RETURNING s.clip_id, s.capture_date, s.state",

@@ -5,11 +5,15 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from datetime import date, timedelta
+from typing import Final
 
 from cv_platform.storage.database import Connection, Database
 from cv_platform.storage.ledger.days import days_of, mark_dirty, midnight
+from cv_platform.storage.ledger.held import HAS_OUTPUT, held_now, is_held, keep_outputs, keeps_output, unblock
 from cv_platform.storage.ledger.model import STAGES, UPSTREAM, Claim, StaleClaim, downstream
 
+KEY_HELD: Final = "key_held"
+"""Quarantine code of new content under the key of a held clip."""
 # Until when a worker that was stopped in mid-copy may still write what was withdrawn.
 _LATE_COPY = timedelta(hours=1)
 
@@ -25,38 +29,57 @@ def supersede(connection: Connection, clip_id: uuid.UUID, *, by: uuid.UUID) -> s
     Returns:
         The days that change; the caller marks them dirty when it has locked all else.
     """
-    days = _withdraw(connection, clip_id)
+    days = withdraw_clip(connection, clip_id)
     connection.execute(
         "UPDATE cv.clips SET state = 'superseded', superseded_by = %s, quarantine_stage = NULL, quarantine_code = NULL,"
-        " quarantine_reason = NULL, quarantined_at = NULL WHERE clip_id = %s",
+        " quarantine_reason = NULL, quarantined_at = NULL, withdrawal_due = false WHERE clip_id = %s",
         [by, clip_id],
     )
     return days
 
 
 def quarantine(connection: Connection, claim: Claim, *, code: str, reason: str) -> None:
-    """The claimed clip cannot be processed: withdraw it with a reason. Raises StaleClaim where the claim is lost."""
+    """The claimed clip cannot be processed: withdraw it with a reason. Raises StaleClaim where the claim is lost.
+
+    A held clip that failed only at being made anew keeps what it has.
+    """
     lock_clip(connection, claim.clip.clip_id)
     lock_claim(connection, claim)
+    if keeps_output(connection, claim):
+        keep_outputs(connection, [claim.clip.clip_id])
+        return
     quarantine_clip(connection, claim.clip.clip_id, stage=claim.stage, code=code, reason=reason)
 
 
 def quarantine_clip(connection: Connection, clip_id: uuid.UUID, *, stage: str, code: str, reason: str) -> None:
-    """Withdraw a clip with a reason; the caller holds its claim or its row."""
-    days = _withdraw(connection, clip_id)
+    """Withdraw a clip with a reason; the caller has locked its row.
+
+    A held clip stops, and what was made of it stays until the hold ends.
+    """
+    held = held_now(connection, clip_id)
+    days = set() if held else withdraw_clip(connection, clip_id)
+    if held:
+        connection.execute(
+            "UPDATE cv.stages SET state = 'stopped', fence = fence + 1, input_generation = input_generation + 1,"
+            " lease_expires_at = NULL WHERE clip_id = %s",
+            [clip_id],
+        )
     connection.execute(
         "UPDATE cv.stages SET state = 'failed', error = %s WHERE clip_id = %s AND stage = %s", [code, clip_id, stage]
     )
     connection.execute(
         "UPDATE cv.clips SET state = 'quarantined', quarantine_stage = %s, quarantine_code = %s,"
-        " quarantine_reason = %s, quarantined_at = now() WHERE clip_id = %s",
-        [stage, code, reason, clip_id],
+        " quarantine_reason = %s, quarantined_at = now(), withdrawal_due = %s WHERE clip_id = %s",
+        [stage, code, reason, held, clip_id],
     )
     mark_dirty(connection, days)
 
 
 def replay(database: Database, clip_ids: Iterable[uuid.UUID]) -> int:
-    """Put quarantined clips back to the start of the graph; returns how many were. Others are left alone."""
+    """Put quarantined clips back to the start of the graph; returns how many were. Others are left alone.
+
+    One that came under the key of a held clip replaces that clip when the hold has ended, and is left until then.
+    """
     wanted = sorted(set(clip_ids))
 
     def work(connection: Connection) -> int:
@@ -64,29 +87,60 @@ def replay(database: Database, clip_ids: Iterable[uuid.UUID]) -> int:
         days: set[date] = set()
         for clip_id in wanted:
             row = connection.execute(
-                "SELECT captured_at, duration_s FROM cv.clips WHERE clip_id = %s AND state = 'quarantined'"
-                " AND quarantine_stage <> 'registration' FOR UPDATE",
+                "SELECT captured_at, duration_s, quarantine_code, upload_key, withdrawal_due FROM cv.clips"
+                " WHERE clip_id = %s AND state = 'quarantined' AND quarantine_stage <> 'registration' FOR UPDATE",
                 [clip_id],
             ).fetchone()
             if row is None:
                 continue
+            captured_at, duration_s, code, upload_key, withdrawal_due = row
+            if code == KEY_HELD:
+                superseded = _take_over(connection, clip_id, upload_key)
+                if superseded is None:
+                    continue
+                days |= superseded
+            held = withdrawal_due and held_now(connection, clip_id)
+            if withdrawal_due and not held:
+                days |= withdraw_clip(connection, clip_id)
             connection.execute(
-                "UPDATE cv.clips SET state = 'in_progress', quarantine_stage = NULL, quarantine_code = NULL,"
-                " quarantine_reason = NULL, quarantined_at = NULL WHERE clip_id = %s",
+                "UPDATE cv.clips SET state = CASE WHEN published_sha256 IS NULL THEN 'in_progress' ELSE 'published'"
+                " END, quarantine_stage = NULL, quarantine_code = NULL, quarantine_reason = NULL,"
+                " quarantined_at = NULL, withdrawal_due = false WHERE clip_id = %s",
                 [clip_id],
             )
             connection.execute(
-                "UPDATE cv.stages SET state = CASE WHEN stage = %s THEN 'pending' ELSE 'blocked' END,"
-                " fence = fence + 1, input_generation = input_generation + 1, attempts = 0, error = NULL,"
-                " next_attempt_at = '-infinity', lease_expires_at = NULL WHERE clip_id = %s",
-                [STAGES[0], clip_id],
+                # What a hold keeps stays, and is made anew after it.
+                f"UPDATE cv.stages SET state = CASE WHEN %s AND {HAS_OUTPUT} THEN 'done'"
+                " WHEN stage = %s THEN 'pending' ELSE 'blocked' END,"
+                f" redo_after_hold = %s AND {HAS_OUTPUT}, fence = fence + 1, input_generation = input_generation + 1,"
+                " attempts = 0, error = NULL, next_attempt_at = '-infinity', lease_expires_at = NULL"
+                " WHERE clip_id = %s",
+                [held, STAGES[0], held, clip_id],
             )
-            days.update(days_of(*row))
+            if held:
+                unblock(connection, [clip_id])
+            days.update(days_of(captured_at, duration_s))
             replayed += 1
         mark_dirty(connection, days)
         return replayed
 
     return database.transact(work)
+
+
+def _take_over(connection: Connection, clip_id: uuid.UUID, upload_key: str) -> set[date] | None:
+    """Supersede what else the key holds; None where a hold forbids it, or newer content came under the key."""
+    others = connection.execute(
+        "SELECT o.clip_id, o.received_at > c.received_at FROM cv.clips c JOIN cv.clips o USING (upload_key)"
+        " WHERE c.clip_id = %s AND o.upload_key = %s AND o.clip_id <> c.clip_id"
+        " AND o.state IN ('in_progress', 'published', 'quarantined') ORDER BY o.clip_id",
+        [clip_id, upload_key],
+    ).fetchall()
+    if any(newer for _, newer in others) or any([is_held(connection, other) for other, _ in others]):
+        return None
+    days: set[date] = set()
+    for other, _ in others:
+        days |= supersede(connection, other, by=clip_id)
+    return days
 
 
 def lock_claim(connection: Connection, claim: Claim) -> None:
@@ -154,7 +208,7 @@ def discard_objects(
         )
 
 
-def _withdraw(connection: Connection, clip_id: uuid.UUID) -> set[date]:
+def withdraw_clip(connection: Connection, clip_id: uuid.UUID) -> set[date]:
     """Take back all that was made of a clip; returns the days that change."""
     clip = connection.execute(
         "SELECT captured_at, duration_s, published_key, published_from FROM cv.clips WHERE clip_id = %s"
@@ -167,8 +221,13 @@ def _withdraw(connection: Connection, clip_id: uuid.UUID) -> set[date]:
     # No output is left to point at: else a clip that is replayed would keep what was withdrawn from the collector.
     outputs = connection.execute(
         "UPDATE cv.stages s SET state = 'stopped', fence = s.fence + 1, input_generation = s.input_generation + 1,"
-        " lease_expires_at = NULL, output_key = NULL, output_sha256 = NULL,"
-        " output_deleted_at = CASE WHEN s.output_key IS NULL THEN s.output_deleted_at ELSE now() END"
+        " lease_expires_at = NULL,"
+        # The raw clip itself stays where it is, in the vault, until its own term.
+        " output_key = CASE WHEN s.stage = 'raw_clips' THEN s.output_key END,"
+        " output_sha256 = CASE WHEN s.stage = 'raw_clips' THEN s.output_sha256 END,"
+        " finished_at = CASE WHEN s.stage = 'raw_clips' THEN s.finished_at END, redo_after_hold = false,"
+        " output_deleted_at = CASE WHEN s.stage = 'raw_clips' OR s.output_key IS NULL THEN s.output_deleted_at"
+        " ELSE now() END"
         " FROM (SELECT stage, output_key FROM cv.stages WHERE clip_id = %(id)s ORDER BY stage FOR UPDATE) old"
         " WHERE s.clip_id = %(id)s AND s.stage = old.stage RETURNING s.stage, old.output_key",
         {"id": clip_id},
@@ -190,7 +249,7 @@ def _withdraw(connection: Connection, clip_id: uuid.UUID) -> set[date]:
     discard_objects(connection, "cold", written_late, again_after=_LATE_COPY)
     connection.execute(
         "UPDATE cv.clips SET published_from = NULL, published_sha256 = NULL, published_at = NULL, copied_sha256 = NULL,"
-        " state = 'in_progress' WHERE clip_id = %s AND state = 'published'",
+        " state = CASE state WHEN 'published' THEN 'in_progress' ELSE state END WHERE clip_id = %s",
         [clip_id],
     )
     return days
