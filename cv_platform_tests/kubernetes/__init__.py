@@ -1,0 +1,1 @@
+"""The platform on Kubernetes: the real launcher, executor, monitor and daemon against a stub of the API."""
