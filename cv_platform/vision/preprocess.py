@@ -1,5 +1,8 @@
 """Pictures into a network's input, and the network's boxes back into the pictures.
 
+Bilinear resizing into a batch is one compiled pass from bytes to scaled planes (`kernels.resample`); its values are not
+rounded to grey levels in between, so they differ from OpenCV's by less than a level.
+
 Belongs here: resizing (letterbox, stretch, shorter side), channel order, scaling, batches, JPEG bytes.
 Does not belong here: changes that make new training data (`augment`), checks of uploads (`validation`).
 """
@@ -10,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal, get_args
 
 import cv2
@@ -18,6 +22,7 @@ import numpy.typing as npt
 
 from cv_platform.vision.jpeg import decode_jpeg
 from cv_platform.vision.kernels.pixels import scale_channel
+from cv_platform.vision.kernels.resample import LEAST_WIDTH, SPARE, linear_table, resample_linear
 
 Picture = npt.NDArray[np.uint8]
 Fit = Literal["letterbox", "stretch", "shorter_side"]
@@ -31,6 +36,7 @@ _INTERPOLATIONS: Final[dict[str, int]] = {
     "nearest": cv2.INTER_NEAREST,
     "cubic": cv2.INTER_CUBIC,
 }
+_Table = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
 _KEPT_BUFFERS: Final = 4
 """Batches of so many different shapes keep their memory; the one unused for longest makes room."""
 
@@ -214,9 +220,10 @@ class Preprocessor:
         self._size, self._fit, self._anchor, self._longest_side = size, fit, anchor, longest_side
         self._interpolation: Interpolation = interpolation
         self._red_first = channels == "rgb"
-        self._factors = [np.float32(scale / s) for s in std]
-        self._shifts = [np.float32(-m / s) for m, s in zip(mean, std, strict=True)]
-        self._fills = [np.float32(fill) * f + s for f, s in zip(self._factors, self._shifts, strict=True)]
+        order = slice(None, None, -1) if channels == "rgb" else slice(None)  # everything below is blue, green, red
+        self._factors = np.array([scale / s for s in std], np.float32)[order].copy()
+        self._shifts = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32)[order].copy()
+        self._fills = np.float32(fill) * self._factors + self._shifts
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -276,16 +283,13 @@ class Preprocessor:
             self._slots.append(_Slot())
 
         def work(i: int) -> None:
-            planes, placement = tensor[i], placements[i]
+            planes, placement = tensor[i][:: -1 if self._red_first else 1], placements[i]
             if filled[i] != placement:  # else the borders are still grey from the last batch
                 filled[i] = None
                 if (placement.height, placement.width) != (height, width):
                     for plane, value in zip(planes, self._fills, strict=True):
                         plane.fill(value)
-            channels = self._slots[i].channels(frames[i], placement, self._interpolation)
-            for c, plane in enumerate(planes):
-                channel = channels[2 - c if self._red_first else c]
-                scale_channel(channel, plane, placement.top, placement.left, self._factors[c], self._shifts[c])
+            self._slots[i].write(frames[i], placement, self._interpolation, planes, self._factors, self._shifts)
             filled[i] = placement
 
         self._each(work, len(frames))
@@ -337,13 +341,39 @@ class _Slot:
     """One row's memory between the frame and the tensor."""
 
     def __init__(self) -> None:
+        self._contiguous = np.empty((0, 0, 3), np.uint8)
         self._resized = np.empty((0, 0, 3), np.uint8)
         self._channels: list[Picture] = []
+        self._blended = np.empty(0, np.float32)
 
-    def channels(self, frame: Picture, placement: Placement, interpolation: Interpolation) -> list[Picture]:
-        """Blue, green, red of the resized frame, each uint8 (h, w); valid until the next call."""
+    def write(
+        self,
+        frame: Picture,
+        placement: Placement,
+        interpolation: Interpolation,
+        planes: npt.NDArray[np.float32],
+        factors: npt.NDArray[np.float32],
+        shifts: npt.NDArray[np.float32],
+    ) -> None:
+        """Resize, take the channels apart, scale; planes, factors and shifts are those of blue, green, red."""
         height, width = placement.height, placement.width
-        if frame.shape[:2] != (height, width):
+        resized = frame.shape[:2] != (height, width)
+        if resized and interpolation == "linear" and width >= LEAST_WIDTH:
+            if not frame.flags.c_contiguous:
+                if self._contiguous.shape != frame.shape:
+                    self._contiguous = np.empty(frame.shape, np.uint8)
+                self._contiguous[...] = frame
+                frame = self._contiguous
+            length = frame.shape[1] * 3
+            if len(self._blended) < length + SPARE:
+                self._blended = np.empty(length + SPARE, np.float32)
+            rows, columns = _tables(frame.shape[0], frame.shape[1], height, width)
+            blue, green, red = planes
+            flat = frame.reshape(frame.shape[0], length)
+            top, left = placement.top, placement.left
+            resample_linear(flat, rows, columns, self._blended, factors, shifts, blue, green, red, top, left)
+            return
+        if resized:
             if self._resized.shape[:2] != (height, width):
                 self._resized = np.empty((height, width, 3), np.uint8)
             cv2.resize(frame, (width, height), dst=self._resized, interpolation=_INTERPOLATIONS[interpolation])
@@ -351,7 +381,14 @@ class _Slot:
         if not self._channels or self._channels[0].shape != (height, width):
             self._channels = [np.empty((height, width), np.uint8) for _ in range(3)]
         cv2.split(frame, self._channels)
-        return self._channels
+        for c, (channel, plane) in enumerate(zip(self._channels, planes, strict=True)):
+            scale_channel(channel, plane, placement.top, placement.left, factors[c], shifts[c])
+
+
+@lru_cache(maxsize=64)
+def _tables(frame_height: int, frame_width: int, height: int, width: int) -> tuple[_Table, _Table]:
+    """What `resample_linear` needs to know of two sizes."""
+    return linear_table(frame_height, height), linear_table(frame_width, width, 3)
 
 
 def _check_frame(frame: Picture) -> None:
