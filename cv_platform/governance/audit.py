@@ -82,6 +82,11 @@ def record(database: Database, *, actor: str, action: str, details: dict[str, An
         return append(connection, actor=actor, action=action, details=details)
 
 
+def head(connection: Connection) -> AuditHead:
+    """The end of the chain, as the caller's transaction sees it."""
+    return _head(connection)
+
+
 def head_of(database: Database) -> AuditHead:
     """The end of the chain as it is now."""
     with database.transaction() as connection:

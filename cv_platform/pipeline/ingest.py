@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
+from cv_platform.governance import audit
 from cv_platform.pipeline.keys import RAW_PREFIX, upload_from
 from cv_platform.pipeline.platform import Platform
 from cv_platform.storage.ledger.registration import (
@@ -27,6 +29,7 @@ from cv_platform.storage.ledger.registration import (
     register_uploads,
 )
 from cv_platform.storage.ledger.uploads import read_cursor, write_cursor
+from cv_platform.storage.ledger.vault import remove_upload, sealed_or_gone
 from cv_platform.storage.objects import ObjectInfo, ObjectMissing
 
 if TYPE_CHECKING:
@@ -138,12 +141,14 @@ def register_objects(platform: Platform, infos: Sequence[ObjectInfo]) -> Registe
     start = datetime.combine(settings.partitions_start, clock(), UTC)
     known = known_contents(platform.database, [info.key for info in infos])
     uploads = []
+    again: list[tuple[uuid.UUID, ObjectInfo]] = []
     for info in infos:
         contents = known.get(info.key, [])
-        if any(info.etag in content.etags for content in contents if content.current):
-            continue
-        if (same := _same_content(platform, info, contents)) is not None:
-            note_etag(platform.database, same.clip_id, info.etag)
+        seen = next((c for c in contents if c.current and info.etag in c.etags), None)
+        if seen is None and (seen := _same_content(platform, info, contents)) is not None:
+            note_etag(platform.database, seen.clip_id, info.etag)
+        if seen is not None:
+            again.append((seen.clip_id, info))
             continue
         uploads.append(
             upload_from(
@@ -156,7 +161,27 @@ def register_objects(platform: Platform, infos: Sequence[ObjectInfo]) -> Registe
                 max_bytes=settings.max_clip_bytes,
             )
         )
-    return register_uploads(platform.database, uploads)
+    _remove_sealed(platform, again)
+    registered = register_uploads(platform.database, uploads)
+    if registered.erased:
+        # What was erased does not come back: neither into the ledger nor as an object.
+        platform.restricted.purge(registered.erased)
+        platform.log.warning("%d uploads were of what is erased; they are deleted", len(registered.erased))
+        audit.record(
+            platform.database,
+            actor="ingest",
+            action="erasure.kept_away",
+            details={"uploads": len(registered.erased)},
+        )
+    return registered
+
+
+def _remove_sealed(platform: Platform, again: Sequence[tuple[uuid.UUID, ObjectInfo]]) -> None:
+    """Remove objects whose content is sealed already: uploaded once more, or their removal was broken off."""
+    needless = sealed_or_gone(platform.database, [clip_id for clip_id, _ in again]) if again else set()
+    for clip_id, info in again:
+        if clip_id in needless:
+            remove_upload(platform.database, clip_id, platform.restricted.delete_unchanged, etag=info.etag)
 
 
 def _same_content(platform: Platform, info: ObjectInfo, contents: Iterable[KnownContent]) -> KnownContent | None:

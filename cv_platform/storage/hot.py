@@ -58,6 +58,10 @@ class HotStore:
             return None
         return {"seen_at": seen_at.decode(), "counts": json.loads(counts)}
 
+    def forget(self, camera_id: str) -> None:
+        """Drop a camera's counts, as an erasure must. Raises redis.RedisError: an erasure does not go on without."""
+        self._redis.delete(self._key(camera_id))
+
     def ping(self) -> bool:
         """Whether Redis answers."""
         try:

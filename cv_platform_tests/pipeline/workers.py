@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import signal
 import time
+import uuid
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from cv_platform import faults
+from cv_platform.pipeline import erasure
 from cv_platform.pipeline.publishing import publish_due
 from cv_platform.settings import Settings
 from cv_platform.storage.ledger.model import Scope
@@ -43,6 +45,13 @@ def start(
 ) -> ForkServerProcess:
     """Start a worker on stages, with a plan of faults."""
     worker = context().Process(target=_work, args=(settings, stages, plan or {}, versions or VERSIONS), daemon=True)
+    worker.start()
+    return worker
+
+
+def start_erasure(settings: Settings, request_id: uuid.UUID, *, plan: dict[str, str]) -> ForkServerProcess:
+    """Start the execution of an erasure, with a plan of faults."""
+    worker = context().Process(target=_erase, args=(settings, request_id, plan), daemon=True)
     worker.start()
     return worker
 
@@ -82,3 +91,8 @@ def _work(settings: Settings, stages: tuple[str, ...], plan: dict[str, str], ver
             publish_due(world.platform, Scope())
         else:
             world.run(*stages, versions=versions)
+
+
+def _erase(settings: Settings, request_id: uuid.UUID, plan: dict[str, str]) -> None:
+    with faults.plan(**{name.replace(".", "__"): action for name, action in plan.items()}):
+        erasure.execute(World.at(settings).platform, request_id, actor="job")

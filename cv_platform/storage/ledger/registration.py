@@ -11,6 +11,7 @@ from cv_platform.storage.database import Connection, Database
 from cv_platform.storage.ledger.days import mark_dirty
 from cv_platform.storage.ledger.held import is_held
 from cv_platform.storage.ledger.model import STAGES, clip_id_for, published_key_for
+from cv_platform.storage.ledger.tombstones import erased_uploads
 from cv_platform.storage.ledger.withdrawal import KEY_HELD, supersede
 
 # Registrations wait for each other: two of one key must agree on which content came last.
@@ -40,6 +41,13 @@ class Registered:
     superseded: int = 0
     quarantined: int = 0
     days: frozenset[date] = field(default_factory=frozenset)
+    erased: tuple[str, ...] = ()
+    """Keys of what was erased and came back: not registered; the caller deletes the objects."""
+
+
+def lock_registration(connection: Connection) -> None:
+    """Let no upload be registered until the caller's transaction ends."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", [_REGISTRATION_LOCK])
 
 
 def register_uploads(database: Database, uploads: Sequence[Upload]) -> Registered:
@@ -47,7 +55,8 @@ def register_uploads(database: Database, uploads: Sequence[Upload]) -> Registere
 
     The same key and etag twice is one clip. The same key with another etag is a new clip that supersedes the old one,
     also where an older content comes back; a held clip is not superseded, the new one is quarantined beside it until
-    the hold ends. A camera id that belongs to another site is quarantined. Ends in one transaction: all or nothing.
+    the hold ends. A camera id that belongs to another site is quarantined. What was erased is not registered again.
+    Ends in one transaction: all or nothing.
     """
     last_seen: dict[tuple[str, str], Upload] = {}
     for upload in uploads:
@@ -58,9 +67,11 @@ def register_uploads(database: Database, uploads: Sequence[Upload]) -> Registere
         return Registered()
 
     def work(connection: Connection) -> Registered:
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_REGISTRATION_LOCK])
+        lock_registration(connection)
         known = _known(connection, {upload.key for upload in unique})
-        fresh = [upload for upload in unique if not _is_known(known.get(upload.key, []), upload.etag)]
+        unknown = [upload for upload in unique if not _is_known(known.get(upload.key, []), upload.etag)]
+        erased = erased_uploads(connection, [(u.key, u.site_id, u.camera_id, u.captured_at) for u in unknown])
+        fresh = [upload for upload in unknown if upload.key not in erased]
         owners = _owners(connection, fresh)
         rows: list[_NewClip] = []
         replaced: list[tuple[uuid.UUID, uuid.UUID]] = []
@@ -92,10 +103,11 @@ def register_uploads(database: Database, uploads: Sequence[Upload]) -> Registere
         mark_dirty(connection, changed)
         return Registered(
             new=len(rows),
-            repeated=len(uploads) - len(rows),
+            repeated=len(uploads) - len(unknown),
             superseded=len(replaced),
             quarantined=sum(row.problem is not None for row in rows),
             days=frozenset(days),
+            erased=tuple(sorted(erased)),
         )
 
     return database.transact(work)

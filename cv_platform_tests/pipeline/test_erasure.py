@@ -1,0 +1,375 @@
+"""An erasure leaves nothing of what it covers in any tier, everything of its neighbours, and a proof of both."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from psycopg import sql
+
+from cv_platform.governance import audit
+from cv_platform.governance.erasure import requests
+from cv_platform.governance.erasure.certificate import verify
+from cv_platform.governance.holds import HoldScope, place_hold, release_hold
+from cv_platform.pipeline import erasure
+from cv_platform.pipeline.publishing import collect_garbage, write_preview
+from cv_platform.storage.ledger.erasures import ErasureScope
+from cv_platform.storage.ledger.queries import balance
+from cv_platform.storage.ledger.versions import adopt_versions
+from cv_platform_tests.pipeline import workers
+from cv_platform_tests.pipeline.world import MORNING, VERSIONS, World, short_clip
+
+KEY = Ed25519PrivateKey.generate()
+CANARY = b"canary-9f2d1c"
+SECOND = timedelta(seconds=1)
+POINTS = (
+    "erasure.begun",
+    "erasure.withdrawn",
+    "erasure.interval",
+    "erasure.hot",
+    "erasure.purged_restricted",
+    "erasure.purged_cold",
+    "erasure.purged",
+    "erasure.cold",
+)
+
+
+def footage(world: World, folder: Path) -> World:
+    """Two cameras with three clips each, one after the other without a gap; the first clip of cam1 has a canary."""
+    adopt_versions(world.database, VERSIONS)
+    for camera in ("cam1", "cam2"):
+        for n in range(3):
+            path = short_clip(folder / f"{camera}-{n}.mp4", first_level=10 * n + (camera == "cam2"))
+            if (camera, n) == ("cam1", 0):
+                # A box that players skip (ISO/IEC 14496-12, 8.1.2).
+                path.write_bytes(path.read_bytes() + (8 + len(CANARY)).to_bytes(4, "big") + b"free" + CANARY)
+            world.upload(path, MORNING + timedelta(seconds=2 * n), camera=camera)
+    world.ingest()
+    world.run()
+    for (clip_id,) in world.rows("SELECT clip_id FROM cv.clips"):
+        assert write_preview(world.platform, clip_id, b"picture of " + str(clip_id).encode()) is not None
+    return world
+
+
+FIRST_CLIP = ErasureScope("camera", camera_id="cam1", starts_at=MORNING, ends_at=MORNING + SECOND)
+
+
+def ask(world: World, scope: ErasureScope = FIRST_CLIP) -> uuid.UUID:
+    """An approved request."""
+    request = requests.receive(world.database, scope, reference="case-17", by="clerk")
+    erasure.preview(world.platform, request)
+    requests.approve(world.database, request, by="officer")
+    return request
+
+
+def build_marts(world: World) -> None:
+    """As a build of all days would record it."""
+    world.execute("UPDATE cv.mart_days SET built_seq = dirty_seq, built_k = 5")
+
+
+def erase(world: World, scope: ErasureScope = FIRST_CLIP) -> dict[str, Any]:
+    """Ask, execute, certify."""
+    request = ask(world, scope)
+    assert erasure.execute(world.platform, request, actor="job") == "executed"
+    build_marts(world)
+    document = erasure.certify(world.platform, request, actor="job", key=KEY)
+    assert document is not None
+    return document
+
+
+def everything(world: World) -> dict[str, str]:
+    """Every row of every table of the database as text, but the record of the erasure itself; by table."""
+    tables = world.rows(
+        "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+    )
+    found = {}
+    with world.database.transaction() as connection:
+        for schema, table in tables:
+            if table.startswith("erasure"):
+                continue
+            query = sql.SQL("SELECT t::text FROM {} t").format(sql.Identifier(schema, table))
+            found[f"{schema}.{table}"] = "\n".join(row for (row,) in connection.execute(query))
+    return found
+
+
+def stored_bytes(world: World) -> dict[str, bytes]:
+    """Every file of the platform's state folder."""
+    root = world.settings.state_dir
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def rows_of(world: World, camera: str) -> dict[str, list[Any]]:
+    """A camera's rows and trackers' states."""
+    return {
+        table: world.rows(f"SELECT t::text FROM {table} t WHERE camera_id = %s ORDER BY 1", camera)
+        for table in (
+            "warehouse.detections",
+            "warehouse.tracks",
+            "warehouse.events",
+            "warehouse.clip_facts",
+            "cv.track_states",
+            "cv.stages",
+            "cv.clips",
+        )
+    }
+
+
+def traces(world: World, camera: str, index: int) -> dict[str, str]:
+    """Words that tell of a clip: whatever finds one of them has found the clip."""
+    [(clip_id, upload_key, sha256, published)] = world.rows(
+        "SELECT clip_id, upload_key, content_sha256, published_sha256 FROM cv.clips"
+        " WHERE camera_id = %s ORDER BY captured_at OFFSET %s LIMIT 1",
+        camera,
+        index,
+    )
+    at = MORNING + timedelta(seconds=2 * index)
+    words = {"upload key": upload_key, "content": sha256, "published content": published, "time": f"{at:%H:%M:%S}+00"}
+    for table in ("detections", "tracks", "events"):
+        ids = world.rows(
+            f"SELECT id FROM warehouse.{table} t JOIN cv.clips c ON c.published_key = t.clip_s3_key"
+            ' WHERE c.clip_id = %s AND t."timestamp" >= c.captured_at',
+            clip_id,
+        )
+        words |= {f"{table} {n}": str(row_id) for n, (row_id,) in enumerate(ids)}
+    return words
+
+
+def test_nothing_is_left_in_any_tier_and_nothing_of_a_neighbour_is_touched(world: World, tmp_path: Path) -> None:
+    footage(world, tmp_path)
+    assert world.platform.hot is not None
+    world.platform.hot.write_current("cam1", datetime.now(UTC), {"0": 2})
+    words = traces(world, "cam1", 0)
+    assert len(words) > 20
+    [(clip_id,)] = world.rows("SELECT clip_id FROM cv.clips WHERE camera_id = 'cam1' ORDER BY captured_at LIMIT 1")
+    neighbour, objects = rows_of(world, "cam2"), stored_bytes(world)
+
+    document = erase(world)
+
+    tables = everything(world)
+    for name, word in words.items():
+        where = [table for table, text in tables.items() if word in text and not (name == "time" and "cam2" in text)]
+        where = [table for table in where if table != "cv.tombstones"]  # digests and intervals, by design
+        assert where == [], f"{name} is still in {where}"
+    assert "08:00:00" not in json.dumps([row for row in world.rows("SELECT * FROM cv.track_states")], default=str)
+    after = stored_bytes(world)
+    assert not [name for name, data in after.items() if CANARY in data or str(clip_id) in name]
+    assert not [name for name, data in after.items() if str(clip_id).encode() in data]
+    assert world.platform.hot.read_current("cam1") is None
+    assert rows_of(world, "cam2") == neighbour
+    others = {name: data for name, data in objects.items() if name in after}
+    assert {name: after[name] for name in others} == others
+    assert len(after) < len(objects)
+    assert balance(world.database).balances
+    assert world.states() == {"erased": 1, "published": 5}
+
+    verify(document, KEY.public_key())
+    assert document["erased"]["clips"] == 1
+    assert document["erased"]["keys destroyed"] == 1
+    assert document["erased"]["rows"]["detections"]["rows"] == 20
+    assert not any(document["absence"]["objects"].values())
+    assert not any(document["absence"]["rows"].values())
+    assert list(audit.problems(audit.entries(world.database), known=[audit.head_of(world.database)])) == []
+    assert audit.AuditHead(**document["audit_head"]) in [
+        audit.AuditHead(entry.seq, entry.entry_hash) for entry in audit.entries(world.database)
+    ]
+
+
+def test_what_is_left_is_tracked_anew_as_if_the_clip_had_never_been(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    erased, never = make_world(), make_world()
+    footage(erased, tmp_path / "a")
+    adopt_versions(never.database, VERSIONS)
+    for n in (1, 2):
+        never.upload(short_clip(tmp_path / f"n{n}.mp4", first_level=10 * n), MORNING + timedelta(seconds=2 * n))
+    never.ingest()
+    never.run()
+    erase(erased)
+    erased.run()
+    ours, theirs = (
+        world.rows(
+            'SELECT t."timestamp", track_day, track_id, class_id, last_seen_at, detections FROM warehouse.tracks t'
+            " WHERE camera_id = 'cam1' ORDER BY 1, 3"
+        )
+        for world in (erased, never)
+    )
+    assert ours == theirs
+    assert ours
+
+
+def test_it_stays_away(world: World, tmp_path: Path) -> None:
+    footage(world, tmp_path)
+    erase(world)
+    gone = balance(world.database)
+    at_same_key = world.upload(tmp_path / "cam1-0.mp4", camera="cam1")
+    other_bytes = world.upload(short_clip(tmp_path / "other.mp4", first_level=3), MORNING + SECOND / 2, camera="cam1")
+    assert world.ingest().new == 0
+    for key in (at_same_key, other_bytes):
+        assert world.platform.restricted.head(key) is None
+    assert balance(world.database) == gone
+    # The same bytes under another key, of another camera: known by their digest once they are read.
+    elsewhere = world.upload(tmp_path / "cam1-0.mp4", MORNING + timedelta(hours=3), camera="cam3")
+    assert world.ingest().new == 1
+    world.run()
+    collect_garbage(world.platform)
+    assert world.platform.restricted.head(elsewhere) is None
+    assert world.states() == {"erased": 2, "published": 5}
+    assert not [name for name, data in stored_bytes(world).items() if CANARY in data]
+    # A clip that began before the interval and lasts into it is known once its length is.
+    world.upload(short_clip(tmp_path / "long.mp4", first_level=5, frames=20), MORNING - SECOND, camera="cam1")
+    assert world.ingest().new == 1
+    world.run()
+    assert world.states() == {"erased": 3, "published": 5}
+    adopt_versions(world.database, dict.fromkeys(VERSIONS, "v2"))
+    world.run(versions=dict.fromkeys(VERSIONS, "v2"))
+    assert world.states() == {"erased": 3, "published": 5}
+    assert balance(world.database).balances
+
+
+def test_a_hold_suspends_it_before_anything_is_touched(world: World, tmp_path: Path) -> None:
+    footage(world, tmp_path)
+    request = ask(world)
+    hold, _ = place_hold(world.database, HoldScope(camera_id="cam1"), reason="case 4", by="counsel")
+    before, objects = world.picture(), stored_bytes(world)
+    assert erasure.execute(world.platform, request, actor="job") == "suspended"
+    assert (world.picture(), stored_bytes(world)) == (before, objects)
+    assert "legal hold" in str(requests.get(world.database, request).detail)
+    assert not world.rows("SELECT 1 FROM cv.tombstones")
+    with pytest.raises(requests.WrongState, match="suspended"):
+        erasure.execute(world.platform, request, actor="job")
+    assert release_hold(world.database, hold, by="counsel")
+    requests.approve(world.database, request, by="officer")
+    assert erasure.execute(world.platform, request, actor="job") == "executed"
+    assert world.states() == {"erased": 1, "published": 5}
+
+
+def test_a_hold_on_a_neighbour_does_not_stop_it(world: World, tmp_path: Path) -> None:
+    footage(world, tmp_path)
+    place_hold(world.database, HoldScope(camera_id="cam2"), reason="case 4", by="counsel")
+    assert erase(world)["erased"]["clips"] == 1
+
+
+@pytest.mark.parametrize("kind", ["clip", "site"])
+def test_other_scopes(world: World, tmp_path: Path, kind: str) -> None:
+    footage(world, tmp_path)
+    [(clip_id,)] = world.rows("SELECT clip_id FROM cv.clips WHERE camera_id = 'cam2' ORDER BY captured_at LIMIT 1")
+    if kind == "clip":
+        document, erased = erase(world, ErasureScope("clip", clip_id=clip_id)), 1
+    else:
+        scope = ErasureScope("site", site_id="north", starts_at=MORNING, ends_at=MORNING + 3 * SECOND)
+        document, erased = erase(world, scope), 4
+    assert document["erased"]["clips"] == erased
+    assert world.states() == {"erased": erased, "published": 6 - erased}
+    assert balance(world.database).balances
+
+
+def test_a_track_goes_with_all_pictures_of_it_and_the_others_rows_stay(world: World, tmp_path: Path) -> None:
+    footage(world, tmp_path)
+    rows = world.rows(
+        "SELECT track_day, track_id, count(*), sum(detections) FROM warehouse.tracks WHERE camera_id = 'cam1'"
+        " GROUP BY 1, 2 ORDER BY 4 DESC, 2"
+    )
+    (day, number, clips, detections), *others = rows
+    assert others
+    scope = ErasureScope("track", camera_id="cam1", track_day=day, track_id=number)
+    request = requests.receive(world.database, scope, reference="case-18", by="clerk")
+    counts = erasure.preview(world.platform, request)
+    assert counts["clips"] == clips
+    assert counts["rows"]["detections"] == detections
+    [(before,)] = world.rows("SELECT count(*) FROM warehouse.detections WHERE camera_id = 'cam1'")
+    requests.approve(world.database, request, by="officer")
+    assert erasure.execute(world.platform, request, actor="job") == "executed"
+    [(after,)] = world.rows("SELECT count(*) FROM warehouse.detections WHERE camera_id = 'cam1'")
+    assert before - after == detections
+    build_marts(world)
+    assert erasure.certify(world.platform, request, actor="job", key=KEY) is not None
+    world.run()  # tracked anew without it
+    [(left,)] = world.rows(
+        "SELECT count(DISTINCT (track_day, track_id)) FROM warehouse.tracks WHERE camera_id = 'cam1'"
+    )
+    assert left == len(others)
+    assert world.states() == {"erased": clips, "published": 6 - clips}
+    assert balance(world.database).balances
+
+
+def test_whoever_asks_cannot_approve_and_nothing_happens_unapproved(world: World, tmp_path: Path) -> None:
+    request = requests.receive(world.database, FIRST_CLIP, reference="case-17", by="clerk")
+    with pytest.raises(requests.WrongState, match="received"):
+        requests.approve(world.database, request, by="officer")
+    erasure.preview(world.platform, request)
+    with pytest.raises(PermissionError, match="cannot approve"):
+        requests.approve(world.database, request, by="clerk")
+    with pytest.raises(requests.WrongState, match="previewed"):
+        erasure.execute(world.platform, request, actor="job")
+    requests.refuse(world.database, request, by="officer", reason="not the data subject")
+    with pytest.raises(requests.WrongState, match="refused"):
+        erasure.execute(world.platform, request, actor="job")
+
+
+def test_it_is_not_certified_before_the_aggregates_are_right(world: World, tmp_path: Path) -> None:
+    footage(world, tmp_path)
+    request = ask(world)
+    erasure.execute(world.platform, request, actor="job")
+    assert erasure.certify(world.platform, request, actor="job", key=KEY) is None
+    build_marts(world)
+    first = erasure.certify(world.platform, request, actor="job", key=KEY)
+    assert first == erasure.certify(world.platform, request, actor="job", key=KEY)
+
+
+def test_what_a_late_worker_wrote_is_deleted_before_it_is_certified(world: World, tmp_path: Path) -> None:
+    footage(world, tmp_path)
+    [(clip_id,)] = world.rows("SELECT clip_id FROM cv.clips WHERE camera_id = 'cam1' ORDER BY captured_at LIMIT 1")
+    request = ask(world)
+    erasure.execute(world.platform, request, actor="job")
+    world.platform.restricted.put_bytes(f"frames/{clip_id}/late.tar", b"late")
+    build_marts(world)
+    assert erasure.certify(world.platform, request, actor="job", key=KEY) is not None
+    assert world.platform.restricted.head(f"frames/{clip_id}/late.tar") is None
+
+
+@pytest.mark.slow
+def test_killed_at_every_point_it_ends_as_if_it_had_not_been(make_world: Callable[..., World], tmp_path: Path) -> None:
+    undisturbed, killed = (footage(make_world(), tmp_path / str(n)) for n in range(2))
+    expected = erase(undisturbed)
+    request = ask(killed)
+    for point in POINTS:
+        worker = workers.start_erasure(killed.settings, request, plan={point: "kill"})
+        assert workers.ended(worker) == -signal.SIGKILL, point
+        assert requests.get(killed.database, request).state == "executing"
+    assert erasure.execute(killed.platform, request, actor="job") == "executed"
+    assert erasure.execute(killed.platform, request, actor="job") == "executed"  # again changes nothing
+    build_marts(killed)
+    document = erasure.certify(killed.platform, request, actor="job", key=KEY)
+    assert document is not None
+    assert {**document["erased"], "objects": None} == {**expected["erased"], "objects": None}
+    assert killed.picture() == undisturbed.picture()
+    assert not [name for name, data in stored_bytes(killed).items() if CANARY in data]
+
+
+def test_erased_while_a_worker_has_the_clip_in_hand(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world()
+    adopt_versions(world.database, VERSIONS)
+    world.upload(short_clip(tmp_path / "a.mp4"), camera="cam1")
+    world.ingest()
+    world.run("raw_clips")
+    worker = workers.start(
+        world.settings, "decoded_frames", plan={"decoded_frames.before_commit": f"stop@{tmp_path / 'once'}"}
+    )
+    workers.wait_stopped(worker.pid or 0)
+    request = ask(world)
+    assert erasure.execute(world.platform, request, actor="job") == "executed"
+    assert workers.go_on(worker) == 0
+    world.run()
+    assert world.states() == {"erased": 1}
+    world.execute("UPDATE cv.garbage SET not_before = now() - interval '1 s', again_at = NULL")
+    collect_garbage(world.platform)
+    shutil.rmtree(world.settings.scratch, ignore_errors=True)
+    assert not [name for name in stored_bytes(world) if name.startswith("store/")]
