@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from cv_platform.governance.audit import append
 from cv_platform.governance.policy import Policy
+from cv_platform.governance.retention import EVERYWHERE, divide
 from cv_platform.storage.database import Database
 from cv_platform.storage.ledger.sites import set_site
 from cv_platform.storage.ledger.tiers import DataClass, count_older
@@ -54,18 +55,15 @@ def adopt_policy(database: Database, policy: Policy, *, actor: str) -> bool:
 
 def consequences(database: Database, before: Policy, after: Policy) -> list[Consequence]:
     """What would be deleted at once if `after` followed `before`: shown before it is."""
-    places = sorted(set(before.all_rules()) | set(after.all_rules()))
     found = []
-    for place in places:
+    for place, where in sorted(divide([*before.all_rules(), *after.all_rules()]).items()):
         site, _, camera = place.partition("/")
-        key = (None, None) if place == "*" else (site, camera or None)
-        old, new = before.rules_for(*key).keep, after.rules_for(*key).keep
+        key = (None, None) if place == EVERYWHERE else (site, camera or None)
+        was_ruled, will_rule = before.rules_for(*key), after.rules_for(*key)
         for data_class in SCHEDULED:
-            was, will = getattr(old, data_class), getattr(new, data_class)
-            if will < was:
-                named = [p for p in places if p not in ("*", place)] if place == "*" else []
-                items, size = count_older(
-                    database, data_class, older_than=will, site=key[0], camera=key[1], except_places=named
-                )
+            was, will = getattr(was_ruled.keep, data_class), getattr(will_rule.keep, data_class)
+            early = will_rule.public_area and data_class in ("raw", "frames")
+            if will < was or (early and not was_ruled.public_area):
+                items, size = count_older(database, data_class, older_than=will, places=where, early=early)
                 found.append(Consequence(place, data_class, was, will, items, size))
     return found

@@ -18,6 +18,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, field_validator
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
+_BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d|y)")
 
 
@@ -44,7 +46,18 @@ def format_duration(value: timedelta) -> str:
     return f"{seconds:g}s"
 
 
+def parse_size(value: object) -> int:
+    """`500GB`, `2TiB`, `750MB`, or a number of bytes. Raises ValueError."""
+    found = _SIZE.fullmatch(str(value).strip())
+    if found is None or found[2] not in _BYTES:
+        raise ValueError(
+            f"{value!r} is no size; allowed: a number and B, kB, MB, GB, TB, MiB, GiB or TiB, such as 500GB"
+        )
+    return int(float(found[1]) * _BYTES[found[2]])
+
+
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
+Size = Annotated[int, BeforeValidator(parse_size)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Polygon = Annotated[list[tuple[Share, Share]], Field(min_length=3)]
 
@@ -73,6 +86,13 @@ class Keep(_Section):
         if value <= timedelta(0):
             raise ValueError("a duration must be longer than nothing; 1s is the shortest that means anything")
         return value
+
+
+class Quota(_Section):
+    """The most bytes that a store may hold; the oldest that no hold covers goes first."""
+
+    restricted: Size | None = None
+    cold: Size | None = None
 
 
 class Hide(_Section):
@@ -127,7 +147,7 @@ class Site(BaseModel):
 
     time_zone: str = "UTC"
     controller: str | None = None
-    quota_bytes: dict[str, int] = Field(default_factory=dict)
+    quota: Quota = Quota()
     cameras: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("time_zone")
@@ -155,8 +175,13 @@ class Policy:
         problems: list[str] = []
         if not isinstance(self.document, dict):
             raise PolicyError("a policy is a mapping with the words defaults and sites")
-        for word in self.document.keys() - {"defaults", "sites"}:
-            problems.append(f"{word}: unknown; allowed at the top: defaults, sites")
+        for word in self.document.keys() - {"defaults", "sites", "quota"}:
+            problems.append(f"{word}: unknown; allowed at the top: defaults, sites, quota")
+        self.quota = Quota()
+        try:
+            self.quota = Quota.model_validate(self.document.get("quota") or {})
+        except ValidationError as error:
+            problems.extend(_told("quota", error))
         self._defaults: dict[str, Any] = self.document.get("defaults") or {}
         self.default_rules = _rules("defaults", self._defaults, problems)
         self.sites: dict[str, Site] = {}
@@ -213,10 +238,10 @@ class Policy:
         """The same rules give the same text, however the file is written."""
         places = {place: rules.model_dump(mode="json") for place, rules in self.all_rules().items()}
         sites = {
-            name: {"time_zone": site.time_zone, "controller": site.controller, "quota_bytes": site.quota_bytes}
+            name: {"time_zone": site.time_zone, "controller": site.controller, "quota": site.quota.model_dump()}
             for name, site in self.sites.items()
         }
-        return json.dumps({"rules": places, "sites": sites}, sort_keys=True)
+        return json.dumps({"rules": places, "sites": sites, "quota": self.quota.model_dump()}, sort_keys=True)
 
     @property
     def digest(self) -> str:

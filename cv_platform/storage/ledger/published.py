@@ -210,7 +210,7 @@ def remove_garbage(
             " OR EXISTS (SELECT 1 FROM cv.previews WHERE preview_key = %(key)s)",
             {"key": owner},
         ).fetchone()
-        newer = entry[1] is not None and (etag_of is None or etag_of(key) not in (None, *entry[1]))
+        newer = entry[1] is not None and _is_newer(connection, key, entry[1], etag_of)
         if (live and live[0]) or (pointed_at and pointed_at[0]) or newer:
             connection.execute("DELETE FROM cv.garbage WHERE store = %s AND object_key = %s", [store, key])
             return False
@@ -223,6 +223,19 @@ def remove_garbage(
         if entry[0] is None:
             connection.execute("DELETE FROM cv.garbage WHERE store = %s AND object_key = %s", [store, key])
     return True
+
+
+def _is_newer(connection: Connection, key: str, etags: list[str], etag_of: Callable[[str], str | None] | None) -> bool:
+    """Whether an upload key holds, or may hold, other content than that which is to go."""
+    found = etag_of(key) if etag_of is not None else ""
+    if found is None:
+        return False
+    stands = connection.execute(
+        "SELECT 1 FROM cv.clips WHERE upload_key = %s AND raw_deleted_at IS NULL"
+        " AND (etag = %s OR %s = ANY(other_etags))",
+        [key, found, found],
+    ).fetchone()
+    return found not in etags or stands is not None
 
 
 def put_off_garbage(database: Database, store: str, key: str, *, delay_s: float) -> None:
