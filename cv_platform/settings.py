@@ -59,6 +59,11 @@ class Settings(BaseSettings):
         None,
         description="Those that wrapped clips' keys before, joined by `,`, until `cv-platform keys rotate` is done.",
     )
+    signing_key_file: Path | None = Field(
+        None,
+        description="Ed25519 key (PEM) that signs certificates of erasure; empty: a file in `state_dir`, made at first"
+        " use where all stores are folders.",
+    )
     policy_file: Path | None = Field(
         None, description="The policy (YAML): retention, what is hidden, what is looked for; empty: its defaults."
     )
@@ -109,6 +114,9 @@ class Settings(BaseSettings):
 
     # execution
     executor: Literal["in_process", "k8s"] = Field("in_process", description="Where a run's steps execute.")
+    event_log_days: PositiveInt = Field(
+        30, description="Days for which Dagster's events are kept; the newest of each asset's partition always."
+    )
     hot_ttl_s: PositiveInt = Field(300, description="How long current detections stay in Redis, seconds.")
 
     @field_validator("postgres_url")
