@@ -23,7 +23,7 @@ from cv_platform.governance.erasure.certificate import sign
 from cv_platform.governance.erasure.requests import ErasureRequest
 from cv_platform.pipeline.platform import Platform, sweep_scratch
 from cv_platform.pipeline.stage import ClaimLost
-from cv_platform.storage.database import Connection
+from cv_platform.storage.database import Connection, Database
 from cv_platform.storage.ledger import erasures
 from cv_platform.storage.ledger.clip_keys import destroy_keys
 from cv_platform.storage.ledger.days import mark_dirty
@@ -183,6 +183,15 @@ def certify(platform: Platform, request_id: uuid.UUID, *, actor: str, key: Ed255
             connection, actor=actor, action="erasure.certified", details={"request": request_id, "certificate": digest}
         )
     return document
+
+
+def ready_requests(database: Database, *, limit: int) -> list[uuid.UUID]:
+    """Requests that a run could do something for: approved, interrupted, or executed with their aggregates built."""
+    open_ones = requests.list_requests(database, states=("approved", "executing", "executed"), limit=limit)
+    with database.transaction() as connection:
+        return [
+            request.request_id for request in open_ones if request.state != "executed" or _rebuilt(connection, request)
+        ]
 
 
 class ResidueFound(Exception):
@@ -395,7 +404,7 @@ def _end(platform: Platform, request_id: uuid.UUID, actor: str) -> None:
 
 def _rebuilt(connection: Connection, request: ErasureRequest) -> bool:
     """Whether the aggregates of every day that changed have been built since."""
-    built = dict(
+    built: dict[str, int] = dict(
         connection.execute(
             "SELECT day::text, built_seq FROM cv.mart_days WHERE day = ANY(%s::date[])", [list(request.days)]
         ).fetchall()

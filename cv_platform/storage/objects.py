@@ -152,6 +152,36 @@ class ObjectStore:
         """Store bytes under `key`, whole or not at all."""
         obstore.put(self._store, key, data)
 
+    def put_locked(self, key: str, data: bytes, *, until: datetime) -> bool:
+        """Store bytes that nobody may delete or replace until a moment.
+
+        Returns:
+            Whether the store sees to that: a bucket with Object Lock does, by its mode COMPLIANCE; others only store.
+        """
+        if not self._has_object_lock():
+            self.put_bytes(key, data)
+            return False
+        self._client().put_object(
+            Bucket=self._bucket,
+            Key=f"{self._prefix}/{key}" if self._prefix else key,
+            Body=data,
+            ChecksumAlgorithm="SHA256",
+            ObjectLockMode="COMPLIANCE",
+            ObjectLockRetainUntilDate=until,
+        )
+        return True
+
+    def _has_object_lock(self) -> bool:
+        if self.folder is not None:
+            return False
+        try:
+            found = self._client().get_object_lock_configuration(Bucket=self._bucket)
+        except Exception as error:
+            if _error_code(error) in ("ObjectLockConfigurationNotFoundError", "AccessDenied", "NoSuchBucket"):
+                return False
+            raise
+        return found["ObjectLockConfiguration"].get("ObjectLockEnabled") == "Enabled"
+
     def get_bytes(self, key: str) -> bytes:
         """The object's bytes. Raises ObjectMissing."""
         try:

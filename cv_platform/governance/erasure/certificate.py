@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from cv_platform.settings import Settings
+
 FORMAT: Final = "cv_platform/erasure-certificate/1"
 
 
@@ -84,6 +86,14 @@ def signing_key(path: Path, *, create: bool) -> Ed25519PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         raise ValueError(f"{path} holds a key of another kind; allowed is Ed25519 in PEM")
     return key
+
+
+def signing_key_of(settings: Settings) -> Ed25519PrivateKey:
+    """The key that the settings name; a machine on its own makes one. Raises FileNotFoundError, ValueError."""
+    if settings.signing_key_file is not None:
+        return signing_key(settings.signing_key_file, create=False)
+    alone = settings.store_url.startswith("file:") and settings.raw_store_url.startswith("file:")
+    return signing_key(settings.state_dir / "keys" / "erasure-signing.pem", create=alone)
 
 
 def public_key(text: bytes) -> Ed25519PublicKey:

@@ -1,0 +1,99 @@
+"""The audit chain outside the database: a file a day in the store, under Object Lock where the bucket has one.
+
+Whoever can rewrite the table cannot rewrite what lies there; `cv-platform audit verify` compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import Final
+
+from cv_platform import faults
+from cv_platform.governance.audit import AuditEntry, AuditHead, entries, problems
+from cv_platform.storage.database import Database
+from cv_platform.storage.objects import ObjectStore
+
+FOLDER: Final = "audit"
+_MOST_LINES: Final = 100_000
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export did: files and entries written, and whether the store keeps them from deletion."""
+
+    files: int
+    entries: int
+    locked: bool
+
+
+def export_audit(database: Database, store: ObjectStore, *, keep: timedelta) -> Exported:
+    """Write what the store does not have yet, as JSON lines, one file a UTC day and piece.
+
+    Names sort like the chain: `audit/YYYY-MM-DD/FIRST-LAST.jsonl`, ten digits each. A file is written once; an export
+    that was killed, or that ran twice at once, leaves files that say the same.
+
+    Args:
+        keep: how long Object Lock keeps a file, where the bucket has Object Lock.
+    """
+    last = max((found for _, found in _ranges(store)), default=0)
+    files = written = 0
+    locked = False
+    for day, group in groupby(entries(database, after=last), key=lambda entry: entry.at.astimezone(UTC).date()):
+        for piece in _pieces(group, _MOST_LINES):
+            name = f"{FOLDER}/{day.isoformat()}/{piece[0].seq:010}-{piece[-1].seq:010}.jsonl"
+            data = "".join(f"{entry.to_json()}\n" for entry in piece).encode()
+            locked = store.put_locked(name, data, until=datetime.now(UTC) + keep)
+            faults.point("audit.exported")
+            files, written = files + 1, written + len(piece)
+    return Exported(files, written, locked)
+
+
+def exported_entries(store: ObjectStore) -> Iterator[AuditEntry]:
+    """What was exported, in the order of the chain. Raises ValueError for a line that is no entry."""
+    next_seq = 1
+    for info in sorted(store.list(FOLDER), key=lambda info: info.key.rsplit("/", 1)[1]):
+        for line in store.get_bytes(info.key).decode().splitlines():
+            entry = AuditEntry.from_json(line)
+            if entry.seq >= next_seq:  # two exports at once may have written some entries twice
+                yield entry
+                next_seq = entry.seq + 1
+
+
+def verify_audit(database: Database, store: ObjectStore | None, *, known: Iterable[AuditHead] = ()) -> Iterator[str]:
+    """What is wrong with the chain in the database, with the exported one, and between the two.
+
+    Args:
+        store: where it was exported to; None checks the database's chain alone.
+        known: heads that stand in certificates.
+    """
+    heads = list(known)
+    if store is not None:
+        try:
+            for problem in problems(exported_entries(store)):
+                yield f"exported {problem}"
+            heads += [AuditHead(entry.seq, entry.entry_hash) for entry in exported_entries(store)]
+        except (ValueError, json.JSONDecodeError) as error:
+            yield f"exported file: {error}"
+    yield from problems(entries(database), known=heads)
+
+
+def _ranges(store: ObjectStore) -> Iterator[tuple[int, int]]:
+    for info in store.list(FOLDER):
+        first, _, last = info.key.rsplit("/", 1)[1].removesuffix(".jsonl").partition("-")
+        if first.isdigit() and last.isdigit():
+            yield int(first), int(last)
+
+
+def _pieces(group: Iterable[AuditEntry], size: int) -> Iterator[list[AuditEntry]]:
+    piece: list[AuditEntry] = []
+    for entry in group:
+        piece.append(entry)
+        if len(piece) == size:
+            yield piece
+            piece = []
+    if piece:
+        yield piece

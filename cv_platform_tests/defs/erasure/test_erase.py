@@ -1,0 +1,71 @@
+"""The job and the sensor carry an approved request to its certificate, and show nothing of whom it is about."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from cv_platform.defs.erasure.jobs import REQUEST_TAG, erase
+from cv_platform.defs.erasure.sensors import approved_erasures
+from cv_platform.governance.erasure import requests
+from cv_platform.pipeline import erasure
+from cv_platform.resources.platform import PlatformResource
+from cv_platform.settings import Settings
+from cv_platform_tests.pipeline.conftest import world  # noqa: F401  # a fixture
+from cv_platform_tests.pipeline.test_erasure import FIRST_CLIP, ask, build_marts, footage
+from cv_platform_tests.pipeline.world import World
+
+
+def run(settings: Settings, request_id: uuid.UUID, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    return erase.execute_in_process(
+        run_config={"ops": {"erase_request": {"config": {"request_id": str(request_id)}}}},
+        resources={"platform": PlatformResource(settings)},
+        instance=instance,
+        raise_on_error=False,
+    )
+
+
+def tick(settings: Settings, instance: dg.DagsterInstance) -> list[dg.RunRequest]:
+    context = dg.build_sensor_context(instance=instance, resources={"platform": PlatformResource(settings)})
+    answer = approved_erasures(settings)(context)
+    return list(answer.run_requests or []) if isinstance(answer, dg.SensorResult) else []
+
+
+def test_from_approval_to_certificate(world: World, tmp_path: Path, instance: dg.DagsterInstance) -> None:  # noqa: F811
+    footage(world, tmp_path)
+    waiting = requests.receive(world.database, FIRST_CLIP, reference="case-1", by="clerk")
+    erasure.preview(world.platform, waiting)
+    assert tick(world.settings, instance) == []
+    request = ask(world)
+    [asked] = tick(world.settings, instance)
+    assert asked.tags[REQUEST_TAG] == str(request)
+    assert run(world.settings, request, instance).success
+    assert requests.get(world.database, request).state == "executed"
+    assert tick(world.settings, instance) == [], "the aggregates are not built yet"
+    build_marts(world)
+    [_] = tick(world.settings, instance)
+    result = run(world.settings, request, instance)
+    assert result.success
+    assert requests.get(world.database, request).state == "certified"
+    assert tick(world.settings, instance) == []
+    told = str([event for event in result.all_events]) + str(instance.get_runs())
+    assert not [word for word in ("cam1", "north", "2026-03-01", "case-17", "clerk") if word in told]
+
+
+@pytest.mark.parametrize("request_id", ["nonsense", str(uuid.uuid4())])
+def test_a_request_that_is_none_fails_once(
+    world: World,  # noqa: F811
+    instance: dg.DagsterInstance,
+    request_id: str,
+) -> None:
+    result = erase.execute_in_process(
+        run_config={"ops": {"erase_request": {"config": {"request_id": request_id}}}},
+        resources={"platform": PlatformResource(world.settings)},
+        instance=instance,
+        raise_on_error=False,
+    )
+    assert not result.success
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
