@@ -12,12 +12,14 @@ from itertools import islice
 from threading import Event
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from cv_platform.pipeline.cold_rows import bring_back
 from cv_platform.pipeline.outputs import upload_output
 from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.rules import look_filter
 from cv_platform.pipeline.stage import ClaimLost, ClipRefused, Finished
 from cv_platform.storage.archive import write_detections_file
 from cv_platform.storage.database import Connection
+from cv_platform.storage.ledger.cold_days import require_warm
 from cv_platform.storage.ledger.days import days_of
 from cv_platform.storage.ledger.model import DECODED_FRAMES, DETECTIONS, Claim
 from cv_platform.storage.ledger.withdrawal import delete_rows
@@ -77,9 +79,12 @@ class Detections:
             write_detections_file(path, clip.camera_id, clip.published_key, rows)
             key = upload_output(platform, claim, "cold", "detections", path, suffix=".parquet")
         last_s = offsets_us[-1] / 1e6 if offsets_us else 0.0
-        ensure_days(platform.database, days_of(clip.captured_at, max(last_s, clip.duration_s or 0.0)))
+        days = days_of(clip.captured_at, max(last_s, clip.duration_s or 0.0))
+        bring_back(platform, clip.camera_id, days)
+        ensure_days(platform.database, days)
 
         def write(connection: Connection) -> None:
+            require_warm(connection, clip.camera_id, days)
             delete_rows(connection, clip.clip_id, ("detections",))
             write_detections(connection, clip.camera_id, clip.published_key, rows)
             connection.execute("DELETE FROM warehouse.clip_facts WHERE clip_id = %s", [clip.clip_id])

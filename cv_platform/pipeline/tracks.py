@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from cv_platform import faults
+from cv_platform.pipeline.cold_rows import bring_back
 from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.stage import StageReport, describe_error, give_back, retry_delay_s
 from cv_platform.pipeline.tracking_state import (
@@ -31,6 +32,7 @@ from cv_platform.pipeline.tracking_state import (
 )
 from cv_platform.storage.database import Connection
 from cv_platform.storage.ledger.claims import clip_of
+from cv_platform.storage.ledger.cold_days import require_warm
 from cv_platform.storage.ledger.days import days_of, mark_dirty
 from cv_platform.storage.ledger.heads import (
     CameraClaim,
@@ -138,6 +140,10 @@ class Tracks:
     ) -> None:
         database, gap_s = platform.database, platform.settings.track_gap_s
         with database.transaction() as connection:
+            clip = clip_of(connection, open_.clip_id)
+        days = set(days_of(clip.captured_at, clip.duration_s))
+        bring_back(platform, clip.camera_id, days, told_by=clip.published_key)
+        with database.transaction() as connection:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             clip = clip_of(connection, open_.clip_id)
             previous = state_before(connection, camera.camera_id, open_)
@@ -158,6 +164,9 @@ class Tracks:
             after_sha256=result.after.digest(),
             state=result.after.to_bytes(),
         )
+        # Days on which the clip tells of something, and those in whose marts its tracks count.
+        days |= {event.timestamp.date() for event in result.events} | {track.track_day for track in result.tracks}
+        bring_back(platform, clip.camera_id, days)
         ensure_days(database, [event.timestamp.date() for event in result.events])
         counts = {"tracks": len(result.tracks), "frames": len(frames_us), "events": len(result.events)}
         seconds = time.monotonic() - started
@@ -172,6 +181,7 @@ class Tracks:
                 begins = begin_clip(result.after, successor.captured_at, track_gap_s=gap_s)
                 if begins.digest() != successor.before_sha256 or successor.version != self.version:
                     retrack(connection, successor.clip_id)
+            require_warm(connection, clip.camera_id, days)
             _write(connection, clip, result)
             mark_dirty(connection, days_of(clip.captured_at, clip.duration_s))
 

@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from typing import Final
 
 from cv_platform.storage.database import Connection, Database
+from cv_platform.storage.ledger.cold_removals import note_removed
 from cv_platform.storage.ledger.days import days_of, mark_dirty, midnight
 from cv_platform.storage.ledger.held import HAS_OUTPUT, held_now, is_held, keep_outputs, keeps_output, unblock
 from cv_platform.storage.ledger.model import STAGES, UPSTREAM, Claim, StaleClaim, downstream
@@ -178,6 +179,7 @@ def delete_rows(connection: Connection, clip_id: uuid.UUID, tables: Iterable[str
         return
     camera_id, captured_at, duration_s, published_key = row
     days = days_of(captured_at, duration_s)
+    tables = list(tables)
     for table in tables:
         if table == "events":
             # The end of a track is told by the clip that comes after it, however long after: no time range holds it.
@@ -188,6 +190,8 @@ def delete_rows(connection: Connection, clip_id: uuid.UUID, tables: Iterable[str
             ' AND "timestamp" >= %s::timestamptz AND "timestamp" < %s::timestamptz',
             [camera_id, published_key, midnight(days[0]), midnight(days[-1] + timedelta(days=1))],
         )
+    # Behind the deletions: their locks hold off the moment in which rows go from warm to cold.
+    note_removed(connection, camera_id, published_key, days, tables)
 
 
 def discard_objects(
