@@ -30,7 +30,11 @@ Answer = list[FrameAnswer]
 
 @dataclass(frozen=True)
 class MotSequence:
-    """One sequence: detections and ground truth of each frame, from frame 1 to the length that seqinfo.ini states."""
+    """One sequence: detections and ground truth of each frame, from frame 1 to the length that seqinfo.ini states.
+
+    `truth` is what is marked to count; `ignored` are the boxes, (K, 4) a frame, that are marked not to: finding such a
+    person is neither right nor wrong.
+    """
 
     name: str
     frame_rate: float
@@ -38,6 +42,7 @@ class MotSequence:
     height: int
     detections: list[Detections]
     truth: Answer = field(repr=False)
+    ignored: list[npt.NDArray[np.float64]] = field(repr=False, default_factory=list)
 
     @classmethod
     def read(cls, folder: Path) -> MotSequence:
@@ -51,10 +56,11 @@ class MotSequence:
         length = info.getint("seqLength")
         found = _rows(folder / "det" / "det.txt")
         truth = _rows(folder / "gt" / "gt.txt")
-        truth = truth[truth[:, 6] != 0]
+        counts = truth[:, 6] != 0
         if truth.shape[1] == _COLUMNS_WITH_CLASS:
-            truth = truth[truth[:, 7] == _PEDESTRIAN]
-        detections, answers = [], []
+            counts &= truth[:, 7] == _PEDESTRIAN
+        ignored, truth = truth[~counts], truth[counts]
+        detections, answers, left_out = [], [], []
         for number in range(1, length + 1):
             rows = found[found[:, 0] == number]
             boxes = _corners(rows)
@@ -63,6 +69,7 @@ class MotSequence:
             detections.append(Detections(boxes[valid], scores, np.zeros(int(valid.sum()), np.int16)))
             rows = truth[truth[:, 0] == number]
             answers.append((_corners(rows), rows[:, 1].astype(np.int64)))
+            left_out.append(_corners(ignored[ignored[:, 0] == number]))
         return cls(
             info.get("name", folder.name),
             info.getfloat("frameRate", 30.0),
@@ -70,6 +77,7 @@ class MotSequence:
             info.getint("imHeight", 1080),
             detections,
             answers,
+            left_out,
         )
 
 

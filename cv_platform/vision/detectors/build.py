@@ -27,6 +27,7 @@ def make_detector(
     models: ModelRegistry,
     threads: int = 0,
     score_threshold: float | None = None,
+    iou_threshold: float | None = None,
     long_side: int | None = None,
     batch_size: int = 8,
     backend: str = "onnx",
@@ -38,6 +39,7 @@ def make_detector(
         models: where they are found.
         threads: ONNX Runtime's own threads for one run; 0 for all cores.
         score_threshold: instead of each model's own; finding faces to hide asks for a lower one.
+        iou_threshold: instead of each model's own, above which the weaker of two boxes of one class goes.
         long_side: instead of the models' own, for those that take any picture size.
         batch_size: most frames in one run, where a model takes any number.
         backend: what runs ONNX models: "onnx" (ONNX Runtime on the processor) or "torch" (on the GPU).
@@ -52,7 +54,7 @@ def make_detector(
     if backend not in ("onnx", "torch"):
         raise ValueError(f"backend is {backend!r}; allowed is onnx or torch")
     detectors = [
-        _make_one(models.entry(name), models, threads, score_threshold, long_side, batch_size, backend)
+        _make_one(models.entry(name), models, threads, score_threshold, iou_threshold, long_side, batch_size, backend)
         for name in names
     ]
     return detectors[0] if len(detectors) == 1 else FusedDetector(detectors)
@@ -63,12 +65,13 @@ def _make_one(
     models: ModelRegistry,
     threads: int,
     score_threshold: float | None,
+    iou_threshold: float | None,
     long_side: int | None,
     batch_size: int,
     backend: str,
 ) -> Detector:
     score = score_threshold if score_threshold is not None else entry.score_threshold or 0.25
-    iou = entry.iou_threshold or 0.45
+    iou = iou_threshold if iou_threshold is not None else entry.iou_threshold or 0.45
     detector: Detector
     if entry.backend == "hog":
         detector = HogPeopleDetector(score_threshold=max(0.5, score), iou_threshold=iou)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from queue import SimpleQueue
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +20,10 @@ from cv_platform.vision.detectors.onnx_graph import optimisable
 from cv_platform.vision.nms import batched_nms
 from cv_platform.vision.preprocess import Batch, Placement, Preprocessor
 
-_CODE_VERSION = 1
+_CODE_VERSION = 2
 _KEPT_SIZES = 4
+_MOST_LANES: Final = 8
+"""Runs at once at most; each holds one picture's intermediate results in memory."""
 _QUIET = 4  # ONNX Runtime's warnings name files and nodes; what fails raises
 
 
@@ -93,8 +98,31 @@ class InputSize:
         return f"{self.width}x{self.height}" if self.width else f"max{self.long_side}/{self.multiple_of}"
 
 
+class _Lane:
+    """A session, and the memory in which one caller at a time prepares its inputs."""
+
+    def __init__(self, session: OnnxSession, architecture: Architecture) -> None:
+        self.session = session
+        self._architecture = architecture
+        self._preprocessors: dict[tuple[int, int], Preprocessor] = {}
+
+    def prepare(self, frames: Sequence[npt.NDArray[np.uint8]], size: tuple[int, int]) -> Batch:
+        """The network's input of (height, width), in memory that the next call writes to again."""
+        preprocessor = self._preprocessors.pop(size, None)
+        if preprocessor is None:
+            if len(self._preprocessors) >= _KEPT_SIZES:
+                self._preprocessors.pop(next(iter(self._preprocessors))).close()
+            preprocessor = self._architecture.preprocessor(size)
+        self._preprocessors[size] = preprocessor
+        return preprocessor(frames)
+
+
 class OnnxDetector:
     """An ONNX model of a known architecture (see `base.Detector`).
+
+    Of several frames that do not fit into one batch (an export frozen at one picture takes no more), as many go at once
+    as there are threads, each run on one thread from the picture to its boxes: threads within a run wait for each other
+    many times, and all of them while pictures are prepared and boxes suppressed. One caller at a time.
 
     Args:
         model: the file's bytes.
@@ -136,13 +164,16 @@ class OnnxDetector:
         self._score_threshold = score_threshold
         self._iou_threshold = iou_threshold
         self._max_detections = max_detections
-        self._session = OnnxSession(model, threads=threads, dynamic_inputs=input_size.long_side is not None)
+        self._model, self._threads = model, threads
+        session = self._new_session(threads)
+        self._lane = _Lane(session, self._architecture)
+        self._pool: ThreadPoolExecutor | None = None
+        self._free_lanes: SimpleQueue[_Lane] = SimpleQueue()
         # torchvision's exports take one picture without a batch axis
-        self._batched = len(self._session.input_shape) == 4
-        fixed = self._session.input_shape[0] if self._batched else 1
+        self._batched = len(session.input_shape) == 4
+        fixed = session.input_shape[0] if self._batched else 1
         self._batch_size = fixed or batch_size
         self._fixed_batch = fixed is not None
-        self._preprocessors: dict[tuple[int, int], Preprocessor] = {}
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -172,13 +203,45 @@ class OnnxDetector:
             score_threshold: instead of the detector's own, for this call.
         """
         threshold = self._score_threshold if score_threshold is None else score_threshold
-        found: list[Detections] = []
-        for chunk in self._chunks(frames):
-            batch = self.prepare(chunk)
-            outputs = self.infer(batch.tensor)
-            for i, placement in enumerate(batch.placements[: len(chunk)]):
-                found.append(self._detections(self.decode(outputs, i, batch, threshold), placement))
-        return found
+        chunks = list(self._chunks(frames))
+
+        def work(chunk: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
+            lane = self._free_lanes.get()
+            try:
+                return self._detect_in(lane, chunk, threshold)
+            finally:
+                self._free_lanes.put(lane)
+
+        if len(chunks) > 1 and self.lanes > 1:
+            found = list(self._started_pool().map(work, chunks))
+        else:
+            found = [self._detect_in(self._lane, chunk, threshold) for chunk in chunks]
+        return [one for some in found for one in some]
+
+    @property
+    def lanes(self) -> int:
+        """How many batches at once `detect` works on."""
+        return min(_MOST_LANES, self._threads or _cores())
+
+    def _new_session(self, threads: int) -> OnnxSession:
+        return OnnxSession(self._model, threads=threads, dynamic_inputs=self._size.long_side is not None)
+
+    def _started_pool(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            session = self._new_session(1)  # may be run from any number of threads at once
+            for _ in range(self.lanes):
+                self._free_lanes.put(_Lane(session, self._architecture))
+            self._pool = ThreadPoolExecutor(self.lanes, thread_name_prefix="detect")
+        return self._pool
+
+    def _detect_in(self, lane: _Lane, chunk: Sequence[npt.NDArray[np.uint8]], threshold: float) -> list[Detections]:
+        """One batch, from pictures to boxes."""
+        batch = self._prepare_in(lane, chunk)
+        outputs = self._infer_in(lane, batch.tensor)
+        return [
+            self._detections(self.decode(outputs, i, batch, threshold), placement)
+            for i, placement in enumerate(batch.placements[: len(chunk)])
+        ]
 
     def _chunks(self, frames: Sequence[npt.NDArray[np.uint8]]) -> Iterator[Sequence[npt.NDArray[np.uint8]]]:
         """Runs of frames that fit into one batch: no more than it takes, all of one input size."""
@@ -198,20 +261,19 @@ class OnnxDetector:
 
     def prepare(self, frames: Sequence[npt.NDArray[np.uint8]]) -> Batch:
         """The network's input for frames of one input size, in memory that the next call writes to again."""
-        size = self._input_size(frames[0])
-        preprocessor = self._preprocessors.pop(size, None)
-        if preprocessor is None:
-            if len(self._preprocessors) >= _KEPT_SIZES:
-                self._preprocessors.pop(next(iter(self._preprocessors))).close()
-            preprocessor = self._architecture.preprocessor(size)
-        self._preprocessors[size] = preprocessor
+        return self._prepare_in(self._lane, frames)
+
+    def _prepare_in(self, lane: _Lane, frames: Sequence[npt.NDArray[np.uint8]]) -> Batch:
         # a network frozen at several pictures a run gets its last one again where there are fewer
         missing = self._batch_size - len(frames) if self._fixed_batch else 0
-        return preprocessor([*frames, *[frames[-1]] * missing])
+        return lane.prepare([*frames, *[frames[-1]] * missing], self._input_size(frames[0]))
 
     def infer(self, batch: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
         """The network's outputs for `prepare`'s batch."""
-        outputs = self._session.run(batch if self._batched else batch[0])
+        return self._infer_in(self._lane, batch)
+
+    def _infer_in(self, lane: _Lane, batch: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        outputs = lane.session.run(batch if self._batched else batch[0])
         return {name: as_floats(output) for name, output in outputs.items()}
 
     def decode(self, outputs: dict[str, npt.NDArray[Any]], i: int, batch: Batch, score_threshold: float) -> Candidates:
@@ -236,3 +298,8 @@ class OnnxDetector:
             kept = batched_nms(boxes, scores, class_ids, self._iou_threshold)
         kept = kept[: self._max_detections]
         return Detections(boxes[kept], np.clip(scores[kept], 0, 1), class_ids[kept].astype(np.int16))
+
+
+def _cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

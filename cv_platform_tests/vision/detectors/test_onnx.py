@@ -62,7 +62,7 @@ def registry(shared_data, tmp_path_factory) -> ModelRegistry:
     return ModelRegistry(cache_dir=tmp_path_factory.mktemp("cache"), model_dir=shared_data / "models", fetch=False)
 
 
-def real(registry: ModelRegistry, name: str) -> OnnxDetector:
+def real(registry: ModelRegistry, name: str, threads: int = 1) -> OnnxDetector:
     entry = registry.entry(name)
     content, digest = registry.read(name)
     return OnnxDetector(
@@ -72,7 +72,7 @@ def real(registry: ModelRegistry, name: str) -> OnnxDetector:
         head=entry.head or "",
         input_size=InputSize(**dict(entry.input)),
         class_ids=entry.class_ids,
-        threads=1,
+        threads=threads,
     )
 
 
@@ -89,6 +89,25 @@ def test_real_models_find_what_is_drawn_and_do_so_in_any_company(registry, name)
     for one, other in zip(alone, together, strict=True):
         assert one.class_ids.tolist() == other.class_ids.tolist()
         np.testing.assert_allclose(one.boxes, other.boxes, atol=0.01)
+
+
+def test_frames_that_go_at_once_come_back_in_their_order(registry) -> None:
+    picture = canary_picture()
+    frames = [np.roll(picture, 16 * k, axis=1)[: picture.shape[0] - 8 * k] for k in range(7)]
+    alone, at_once = real(registry, "yolox_nano", threads=1), real(registry, "yolox_nano", threads=3)
+    assert (alone.lanes, at_once.lanes) == (1, 3)
+    expected = [alone.detect([frame])[0] for frame in frames]
+    assert len({one.boxes.tobytes() for one in expected}) > 1
+    for _ in range(2):
+        assert at_once.detect(frames) == expected
+
+
+def test_a_bad_frame_among_many_fails_the_call_and_not_the_detector(registry) -> None:
+    detector = real(registry, "yolox_nano", threads=2)
+    picture = canary_picture()
+    with pytest.raises(ValueError, match="allowed is uint8"):
+        detector.detect([picture, picture, np.zeros((0, 9, 3), np.uint8)])
+    assert len(detector.detect([picture, picture])) == 2
 
 
 @pytest.mark.parametrize(
