@@ -10,7 +10,7 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from cv_platform.commands import anonymise, clips, demo, doctor, models, policy, settings, stack
+from cv_platform.commands import anonymise, audit, clips, demo, doctor, erasure, holds, models, policy, settings, stack
 from cv_platform.commands.console import err
 
 app = typer.Typer(
@@ -33,6 +33,9 @@ app.add_typer(clips.quarantine_app, name="quarantine")
 app.add_typer(anonymise.app, name="anonymise")
 app.add_typer(models.app, name="models")
 app.add_typer(policy.app, name="policy")
+app.add_typer(erasure.app, name="erasure")
+app.add_typer(audit.app, name="audit")
+app.add_typer(holds.app, name="hold")
 app.command()(doctor.doctor)
 app.command()(settings.settings)
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from cv_platform.governance.audit import append
 from cv_platform.storage.database import Connection, Database
-from cv_platform.storage.ledger.held import freeze_held
+from cv_platform.storage.ledger.held import covered_states, freeze_held
 
 FOREVER = datetime.max.replace(tzinfo=UTC)
 
@@ -132,3 +132,9 @@ def list_holds(database: Database, *, all_: bool = False) -> list[Hold]:
         Hold(row[0], HoldScope(row[1], row[2], row[3], row[4], row[5]), row[6], row[7], row[8], row[9], row[10])
         for row in rows
     ]
+
+
+def covered_clips(database: Database, hold_id: uuid.UUID) -> dict[str, int]:
+    """Clips that a hold covers, or covered, by their state now."""
+    with database.transaction() as connection:
+        return covered_states(connection, hold_id)

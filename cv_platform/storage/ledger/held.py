@@ -16,6 +16,14 @@ _OPEN = "state IN ('blocked', 'pending', 'running')"
 # What a stage made is there: whoever takes it away says so in one of the two.
 HAS_OUTPUT = "finished_at IS NOT NULL AND output_deleted_at IS NULL"
 
+# That a hold `h` covers a clip `c`, whether or not it is in force.
+_COVERS = (
+    "(h.clip_id IS NULL OR h.clip_id = c.clip_id) AND (h.site_id IS NULL OR h.site_id = c.site_id)"
+    " AND (h.camera_id IS NULL OR h.camera_id = c.camera_id)"
+    " AND h.starts_at <= coalesce(c.captured_at, c.received_at) + make_interval(secs => coalesce(c.duration_s, 0))"
+    " AND h.ends_at > coalesce(c.captured_at, c.received_at)"
+)
+
 
 class Held(Exception):
     """A legal hold covers it: it must not be deleted or replaced."""
@@ -42,16 +50,22 @@ def freeze_held(connection: Connection, hold_id: uuid.UUID) -> int:
     What was about to be made anew stays as it is.
     """
     rows = connection.execute(
-        "SELECT c.clip_id FROM cv.clips c JOIN cv.holds h ON h.hold_id = %s"
-        " WHERE (h.clip_id IS NULL OR h.clip_id = c.clip_id) AND (h.site_id IS NULL OR h.site_id = c.site_id)"
-        " AND (h.camera_id IS NULL OR h.camera_id = c.camera_id)"
-        " AND h.starts_at <= coalesce(c.captured_at, c.received_at) + make_interval(secs => coalesce(c.duration_s, 0))"
-        " AND h.ends_at > coalesce(c.captured_at, c.received_at)"
+        f"SELECT c.clip_id FROM cv.clips c JOIN cv.holds h ON h.hold_id = %s WHERE {_COVERS}"
         " AND c.state IN ('in_progress', 'published', 'quarantined', 'superseded') ORDER BY c.clip_id FOR UPDATE OF c",
         [hold_id],
     ).fetchall()
     keep_outputs(connection, [clip_id for (clip_id,) in rows])
     return len(rows)
+
+
+def covered_states(connection: Connection, hold_id: uuid.UUID) -> dict[str, int]:
+    """Clips that a hold covers, in force or not, by their state."""
+    return dict(
+        connection.execute(
+            f"SELECT c.state, count(*) FROM cv.clips c JOIN cv.holds h ON h.hold_id = %s WHERE {_COVERS} GROUP BY 1",
+            [hold_id],
+        ).fetchall()
+    )
 
 
 def keeps_output(connection: Connection, claim: Claim) -> bool:

@@ -1,0 +1,361 @@
+"""Everything that deletes or replaces, in any order, with crashes: what a hold covers stays while it is covered.
+
+Real PostgreSQL, a real folder as store, the platform's own claims, commits, expiry, collector and reconciling. The full
+run is `CV_TEST_HOLD_STEPS=2000`; in the usual one there are a few hundred steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from cv_platform import faults
+from cv_platform.governance.holds import HoldScope, list_holds, place_hold, release_hold
+from cv_platform.governance.policy import Policy
+from cv_platform.pipeline.expiry import expire
+from cv_platform.pipeline.ingest import ingest_listing
+from cv_platform.pipeline.keys import upload_key
+from cv_platform.pipeline.publishing import collect_garbage
+from cv_platform.storage.ledger.claims import claim_clips
+from cv_platform.storage.ledger.commits import reject
+from cv_platform.storage.ledger.model import STAGES, TRACKS, Scope, StaleClaim
+from cv_platform.storage.ledger.queries import balance, quarantined
+from cv_platform.storage.ledger.versions import adopt_versions
+from cv_platform.storage.ledger.withdrawal import replay
+from cv_platform_tests.governance.cheap_stages import SPOILT, run_cheap
+from cv_platform_tests.pipeline.world import MORNING, World
+
+STEPS = int(os.environ.get("CV_TEST_HOLD_STEPS", "250"))
+CONTENTS = [b"first", b"second", SPOILT + b" third"]
+CAMERAS = ["cam1", "cam2"]
+POLICY = "defaults: {keep: {raw: 2d, frames: 1d, quarantine: 3d, cold: 100y}}"
+SHORT = "defaults: {keep: {raw: 2d, frames: 1d, quarantine: 3d, cold: 1d}}"
+POINTS = [
+    *(f"{stage}.{moment}" for stage in STAGES for moment in ("claimed", "before_commit", "after_commit")),
+    "publish.before_copy",
+    "publish.after_copy",
+    "expire.before_commit",
+    "expire.after_commit",
+    "expire.resumed",
+    "expire.before_collecting",
+    "reconcile.found",
+    "reconcile.repaired",
+    "erasure.begun",
+    "erasure.withdrawn",
+    "erasure.purged",
+]
+
+
+@dataclass
+class Kept:
+    """What was there of a clip when a hold covered it: rows by table, contents of objects by stage."""
+
+    rows: dict[str, set[Any]] = field(default_factory=dict)
+    objects: dict[str, str] = field(default_factory=dict)
+
+
+class HoldMachine(RuleBasedStateMachine):
+    """Cameras, officers, housekeeping and crashes."""
+
+    world: ClassVar[World]
+    steps: ClassVar[int] = 0
+    deleted: ClassVar[int] = 0
+    covered: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.version = 1
+        self.kept: dict[uuid.UUID, Kept] = {}
+        self.crash: str | None = None
+
+    @initialize(clips=st.integers(0, 4), held=st.booleans())
+    def begin(self, clips: int, held: bool) -> None:
+        """An empty platform, or one at work."""
+        world = self.world
+        tables = world.rows(
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname IN ('cv', 'warehouse')"
+            " AND tablename NOT IN ('audit_log', 'policies', 'key_encryption_keys')"
+            " AND tablename NOT LIKE '%\\_20______'"
+        )
+        world.execute(f"TRUNCATE {', '.join(name for (name,) in tables)} CASCADE")
+        for store in (world.platform.cold, world.platform.restricted):
+            assert store.folder is not None
+            for folder in store.folder.iterdir():
+                shutil.rmtree(folder)
+        world.platform.policy = Policy.parse(POLICY)  # type: ignore[misc]
+        adopt_versions(world.database, self.versions())
+        for n in range(clips):
+            self.upload(n // 2, CAMERAS[n % 2], CONTENTS[0], told=True)
+        if clips:
+            self.process()
+        if held:
+            self.hold("camera", 0)
+
+    def versions(self) -> dict[str, str]:
+        return dict.fromkeys(STAGES, f"v{self.version}")
+
+    def may_crash(self, work: Callable[[], Any]) -> None:
+        """Do it, with the crash that was planned."""
+        plan = {self.crash.replace(".", "__"): "raise"} if self.crash else {}
+        self.crash = None
+        with faults.plan(**plan), contextlib.suppress(faults.InjectedFault):
+            work()
+        self.world.execute(
+            "UPDATE cv.stages SET lease_expires_at = CASE state WHEN 'running' THEN now() - interval '1 s' END,"
+            " next_attempt_at = '-infinity'"
+        )
+        self.world.execute(
+            "UPDATE cv.camera_heads SET lease_expires_at = now() - interval '1 s' WHERE state = 'running'"
+        )
+
+    # what may happen
+
+    @rule(point=st.sampled_from(POINTS))
+    def next_one_crashes(self, point: str) -> None:
+        self.crash = point
+
+    @rule(
+        n=st.integers(0, 2),
+        camera=st.sampled_from(CAMERAS),
+        content=st.sampled_from(CONTENTS),
+        told=st.sampled_from([True, True, False]),
+    )
+    def upload(self, n: int, camera: str, content: bytes, told: bool) -> None:
+        key = upload_key("north", camera, MORNING + timedelta(seconds=2 * n))
+        # What is not in the vault yet is overwritten by the camera: that no platform can keep.
+        for (clip_id,) in self.world.rows("SELECT clip_id FROM cv.clips WHERE upload_key = %s", key):
+            if clip_id in self.kept and not self.output(clip_id, "raw_clips"):
+                self.kept[clip_id].objects.pop("raw", None)
+        self.world.platform.restricted.put_bytes(key, content + f" {camera} {n}".encode())
+        if told:
+            self.ingest()
+
+    @rule()
+    def ingest(self) -> None:
+        self.may_crash(lambda: ingest_listing(self.world.platform, limit=100))
+
+    @rule()
+    def process(self) -> None:
+        self.may_crash(lambda: run_cheap(self.world.platform, self.versions()))
+
+    @rule(stage=st.sampled_from(STAGES))
+    def process_one(self, stage: str) -> None:
+        self.may_crash(lambda: run_cheap(self.world.platform, self.versions(), stage))
+
+    @rule(stage=st.sampled_from([stage for stage in STAGES if stage != TRACKS]))
+    def fail(self, stage: str) -> None:
+        claims = claim_clips(
+            self.world.database,
+            stage,
+            version=self.versions()[stage],
+            scope=Scope(),
+            run_id="r",
+            lease_s=60,
+            limit=1,
+        )
+        for claim in claims:
+            with contextlib.suppress(StaleClaim):
+                reject(self.world.database, claim, code="damaged", reason="it is damaged")
+
+    @rule(what=st.sampled_from(["site", "camera", "clip", "interval"]), which=st.integers(0, 5))
+    def hold(self, what: str, which: int) -> None:
+        clips = self.world.rows("SELECT clip_id FROM cv.clips WHERE state <> 'erased' ORDER BY clip_id")
+        camera = CAMERAS[which % 2]
+        scope = {
+            "site": HoldScope(site_id="north"),
+            "camera": HoldScope(camera_id=camera),
+            "interval": HoldScope(
+                camera_id=camera, starts_at=MORNING, ends_at=MORNING + timedelta(seconds=1 + which % 4)
+            ),
+        }.get(what)
+        if scope is None:
+            if not clips:
+                return
+            scope = HoldScope(clip_id=clips[which % len(clips)][0])
+        place_hold(self.world.database, scope, reason="case 1", by="officer")
+
+    @rule(which=st.integers(0, 5))
+    def release(self, which: int) -> None:
+        holds = list_holds(self.world.database)
+        if holds:
+            release_hold(self.world.database, holds[which % len(holds)].hold_id, by="officer")
+
+    @rule(days=st.sampled_from([0.0, 1.5, 4.0]), text=st.sampled_from([POLICY, POLICY, SHORT]))
+    def expire(self, days: float, text: str) -> None:
+        self.age(days)
+        self.world.platform.policy = Policy.parse(text)  # type: ignore[misc]
+        self.may_crash(lambda: expire(self.world.platform))
+
+    @rule(store=st.sampled_from(["restricted", "cold"]), most=st.sampled_from([1, 60]))
+    def quota(self, store: str, most: int) -> None:
+        self.world.platform.policy = Policy.parse(f"{POLICY}\nquota: {{{store}: {most}}}")  # type: ignore[misc]
+        self.may_crash(lambda: expire(self.world.platform))
+
+    @rule()
+    def adopt(self) -> None:
+        self.version += 1
+        adopt_versions(self.world.database, self.versions())
+
+    @rule()
+    def replay(self) -> None:
+        replay(self.world.database, [clip.clip_id for clip in quarantined(self.world.database)])
+
+    @rule(late=st.booleans())
+    def collect(self, late: bool) -> None:
+        if late:
+            self.world.execute("UPDATE cv.garbage SET not_before = now() - interval '1 s', again_at = NULL")
+        collect_garbage(self.world.platform)
+
+    if find_spec("cv_platform.pipeline.reconcile") is not None:
+
+        @rule(late=st.booleans())
+        def reconcile(self, late: bool) -> None:
+            module = import_module("cv_platform.pipeline.reconcile")
+            self.may_crash(lambda: module.reconcile(self.world.platform, grace_s=-1.0 if late else 3600.0))
+
+    if find_spec("cv_platform.pipeline.erasure") is not None:
+
+        @rule(which=st.integers(0, 5), camera=st.sampled_from([*CAMERAS, None]))
+        def erase(self, which: int, camera: str | None) -> None:
+            from cv_platform.governance.erasure import requests
+            from cv_platform.pipeline import erasure
+            from cv_platform.storage.ledger.erasures import ErasureScope
+
+            clips = self.world.rows("SELECT clip_id FROM cv.clips WHERE state <> 'erased' ORDER BY clip_id")
+            if not clips:
+                return
+            if camera is None:
+                scope = ErasureScope("clip", clip_id=clips[which % len(clips)][0])
+            else:
+                end = MORNING + timedelta(seconds=1 + which)
+                scope = ErasureScope("camera", camera_id=camera, starts_at=MORNING, ends_at=end)
+            database = self.world.database
+            request = requests.receive(database, scope, reference="case 2", by="officer")
+            erasure.preview(self.world.platform, request)
+            with contextlib.suppress(requests.WrongState):
+                requests.approve(database, request, by="another")
+                self.may_crash(lambda: erasure.execute(self.world.platform, request, actor="another"))
+
+    # what must hold
+
+    @invariant()
+    def what_is_held_is_there(self) -> None:
+        type(self).steps += 1
+        held = {
+            clip_id: state
+            for clip_id, state in self.world.rows(
+                "SELECT clip_id, state FROM cv.clips WHERE cv.held(clip_id) ORDER BY clip_id"
+            )
+        }
+        for clip_id in [clip_id for clip_id in self.kept if clip_id not in held]:
+            del self.kept[clip_id]
+        for clip_id in held:
+            now = self.look(clip_id)
+            before = self.kept.setdefault(clip_id, Kept())
+            for table, rows in before.rows.items():
+                assert rows <= now.rows[table], f"{table}: rows of a held clip are gone"
+            for name, digest in before.objects.items():
+                assert now.objects.get(name) == digest, f"{name}: the bytes of a held clip are gone"
+            self.kept[clip_id] = now
+            type(self).covered += bool(now.rows["detections"] and now.objects)
+
+    @invariant()
+    def the_ledger_balances(self) -> None:
+        assert balance(self.world.database).balances
+
+    def look(self, clip_id: uuid.UUID) -> Kept:
+        """What there is of a clip now."""
+        found = Kept()
+        for table, columns in {
+            "detections": "id, bbox, confidence",
+            "tracks": "id, track_id, last_seen_at",
+            "events": "id, kind",
+        }.items():
+            found.rows[table] = {
+                tuple(map(str, row))
+                for row in self.world.rows(
+                    f"SELECT {columns} FROM warehouse.{table} WHERE clip_s3_key ="
+                    " (SELECT published_key FROM cv.clips WHERE clip_id = %s)",
+                    clip_id,
+                )
+            }
+        found.rows["clip_facts"] = set(
+            self.world.rows("SELECT clip_id FROM warehouse.clip_facts WHERE clip_id = %s", clip_id)
+        )
+        platform = self.world.platform
+        for stage, store in (
+            ("decoded_frames", platform.restricted),
+            ("detections", platform.cold),
+            ("blurred_clips", platform.cold),
+        ):
+            key = self.output(clip_id, stage)
+            if key is not None:
+                found.objects[stage] = store.sha256(key)
+                if stage == "blurred_clips":
+                    found.objects["certificate"] = store.sha256(f"{key}.certificate.json")
+        raw = self.raw(clip_id)
+        if raw is not None:
+            found.objects["raw"] = hashlib.sha256(raw).hexdigest()
+        return found
+
+    def raw(self, clip_id: uuid.UUID) -> bytes | None:
+        """The clip's own raw bytes: in the vault, or under its upload key where they are still its own."""
+        store = self.world.platform.restricted
+        if (key := self.output(clip_id, "raw_clips")) is not None:
+            return store.get_bytes(key)
+        [(key, etag, others)] = self.world.rows(
+            "SELECT upload_key, etag, other_etags FROM cv.clips WHERE clip_id = %s", clip_id
+        )
+        info = store.head(key)
+        return store.get_bytes(key) if info is not None and info.etag in (etag, *others) else None
+
+    def output(self, clip_id: uuid.UUID, stage: str) -> str | None:
+        rows = self.world.rows("SELECT output_key FROM cv.stages WHERE clip_id = %s AND stage = %s", clip_id, stage)
+        return rows[0][0] if rows else None
+
+    def age(self, days: float) -> None:
+        """Let time pass for all that terms count from."""
+        term = timedelta(days=days)
+        self.world.execute(
+            "UPDATE cv.clips SET received_at = received_at - %s, quarantined_at = quarantined_at - %s", term, term
+        )
+        self.world.execute("UPDATE cv.stages SET finished_at = finished_at - %s", term)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_no_held_byte_or_row_is_ever_lost(make_world: Callable[..., World], tmp_path: Path) -> None:
+    HoldMachine.world = make_world(retry_base_s=0.001)
+    HoldMachine.steps = HoldMachine.covered = 0
+    examples = 0
+    while HoldMachine.steps < STEPS:
+        examples += 1
+        run_state_machine_as_test(
+            HoldMachine,
+            settings=settings(
+                max_examples=min(5, 1 + STEPS // 100),
+                stateful_step_count=50,
+                deadline=None,
+                database=None,
+                print_blob=True,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+        assert examples < 1000
+    print(f"{HoldMachine.steps} steps, {HoldMachine.covered} looks at a held clip with rows and objects")
+    assert HoldMachine.covered > HoldMachine.steps / 20
