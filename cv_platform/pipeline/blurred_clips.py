@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
-from cv_platform.pipeline.outputs import upload_output
+from cv_platform.pipeline.outputs import upload_sealed
 from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.publishing import publish_due
 from cv_platform.pipeline.raw_clips import InputChanged, raw_file
 from cv_platform.pipeline.stage import ClaimLost, ClipRefused, Finished
 from cv_platform.storage.database import Connection
 from cv_platform.storage.ledger.model import BLURRED_CLIPS, Claim, Clip, Scope
+from cv_platform.storage.ledger.vault import note_stored
 from cv_platform.storage.ledger.withdrawal import discard_objects
 
 if TYPE_CHECKING:
@@ -38,22 +38,29 @@ class BlurredClips:
         from cv_platform.vision.anonymise import AnonymisationFailed
 
         clip = claim.clip
-        with raw_file(platform, clip) as (path, sha256):
-            output = path.with_name("blurred.mp4")
+        with raw_file(platform, claim) as raw:
+            blurred = raw.path.with_name("blurred.mp4")
             try:
-                certificate = self.anonymise(clip, path, output, lost.is_set)
+                certificate = self.anonymise(clip, raw.path, blurred, lost.is_set)
             except AnonymisationFailed as failed:
                 if lost.is_set():
                     raise ClaimLost from None
                 if failed.retryable:
                     raise
                 raise ClipRefused(failed.reason_code, failed.message) from None
-            if certificate.input_sha256 != sha256:
+            if certificate.input_sha256 != raw.sha256:
                 raise InputChanged("the anonymiser read other bytes than were registered")
-            key = upload_output(
-                platform, claim, "cold", "staging", output, suffix=".mp4", certificate=certificate.to_json()
+            output = upload_sealed(
+                platform,
+                claim,
+                "cold",
+                "staging",
+                blurred,
+                kind="blurred",
+                suffix=".mp4",
+                certificate=certificate.to_json(),
             )
-            size_bytes = os.path.getsize(output)
+            size_bytes = blurred.stat().st_size
 
         def write(connection: Connection) -> None:
             # Certified is published: one transaction says both, or neither.
@@ -63,12 +70,13 @@ class BlurredClips:
             discard_objects(connection, "cold", [previous[0] if previous else None])
             connection.execute(
                 "UPDATE cv.clips SET state = 'published', published_from = %s, published_sha256 = %s,"
-                " published_at = now(), copied_sha256 = NULL WHERE clip_id = %s",
-                [key, certificate.output_sha256, clip.clip_id],
+                " published_bytes = %s, published_at = now(), copied_sha256 = NULL WHERE clip_id = %s",
+                [output.key, certificate.output_sha256, size_bytes, clip.clip_id],
             )
+            note_stored(connection, claim, output.stored)
 
         return Finished(
-            output_key=key,
+            output_key=output.key,
             output_sha256=certificate.output_sha256,
             counts={
                 "frames": certificate.frames,

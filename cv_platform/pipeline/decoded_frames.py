@@ -1,16 +1,17 @@
-"""decoded_frames: sampled frames of a clip as JPEG in one WebDataset shard, in the restricted store."""
+"""decoded_frames: sampled frames of a clip as JPEG in one WebDataset shard, sealed, in the restricted store."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from threading import Event
 
-from cv_platform.pipeline.outputs import upload_output
+from cv_platform.pipeline.outputs import upload_sealed
 from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.raw_clips import clip_limits, raw_file
 from cv_platform.pipeline.stage import ClaimLost, ClipRefused, Finished
 from cv_platform.storage.database import Connection
 from cv_platform.storage.ledger.model import DECODED_FRAMES, Claim
+from cv_platform.storage.ledger.vault import note_stored
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class DecodedFrames:
 
         settings = platform.settings
         sample = platform.policy.rules_for(claim.clip.site_id, claim.clip.camera_id).sample
-        with raw_file(platform, claim.clip) as (path, _):
-            shard = path.with_name("frames.tar")
+        with raw_file(platform, claim) as raw:
+            shard = raw.path.with_name("frames.tar")
             try:
                 summary = extract_frames(
-                    path,
+                    raw.path,
                     shard,
                     fps=sample.fps or settings.frames_fps,
                     long_side=sample.long_side or settings.frames_long_side,
@@ -42,7 +43,7 @@ class DecodedFrames:
                 raise ClipRefused(rejected.reason_code, rejected.message) from None
             except ExtractionStopped:
                 raise ClaimLost from None
-            key = upload_output(platform, claim, "restricted", "frames", shard, suffix=".tar")
+            output = upload_sealed(platform, claim, "restricted", "frames", shard, kind="frames", suffix=".tar")
 
         last_s = float(summary.last_pts_s)
 
@@ -52,9 +53,10 @@ class DecodedFrames:
                 "UPDATE cv.clips SET duration_s = greatest(duration_s, %s) WHERE clip_id = %s",
                 [last_s, claim.clip.clip_id],
             )
+            note_stored(connection, claim, output.stored)
 
         return Finished(
-            output_key=key,
+            output_key=output.key,
             output_sha256=summary.shard_sha256,
             store="restricted",
             counts={

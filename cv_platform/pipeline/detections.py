@@ -16,6 +16,7 @@ from cv_platform.pipeline.cold_rows import bring_back
 from cv_platform.pipeline.outputs import upload_output
 from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.rules import look_filter
+from cv_platform.pipeline.sealing import unseal_object
 from cv_platform.pipeline.stage import ClaimLost, ClipRefused, Finished
 from cv_platform.storage.archive import write_detections_file
 from cv_platform.storage.database import Connection
@@ -24,6 +25,7 @@ from cv_platform.storage.ledger.days import days_of
 from cv_platform.storage.ledger.model import DECODED_FRAMES, DETECTIONS, Claim
 from cv_platform.storage.ledger.withdrawal import delete_rows
 from cv_platform.storage.objects import ObjectMissing
+from cv_platform.storage.sealed import SealBroken
 from cv_platform.storage.warehouse import DetectionRows, ensure_days, write_detections
 
 if TYPE_CHECKING:
@@ -113,22 +115,28 @@ class Detections:
 
 @contextmanager
 def _shard_of(platform: Platform, claim: Claim) -> Iterator[BinaryIO]:
-    """The clip's shard as a file: hours of frames do not fit in memory. Raises ClipRefused."""
+    """The clip's shard in the clear, as a file without a name: hours of frames do not fit in memory.
+
+    Raises:
+        ClipRefused: it is gone or damaged.
+        KeyDestroyed, KeyEncryptionKeyError: as `unseal_object`.
+    """
     key, sha256 = claim.inputs[DECODED_FRAMES]
-    with platform.scratch() as folder:
-        path = folder / "frames.tar"
+    with platform.scratch_file() as file:
         try:
             if key is None:
                 raise ObjectMissing("no shard")
-            found = platform.restricted.download(key, path)
+            found = unseal_object(platform, platform.restricted, key, file, claim.clip.clip_id, "frames")
+        except SealBroken:
+            found = ""
         except ObjectMissing:
             raise ClipRefused(
                 "frames_missing", "its sampled frames are gone; replay it while the raw clip exists"
             ) from None
         if found != sha256:
             raise ClipRefused("frames_damaged", "its sampled frames are not what was written; replay it")
-        with path.open("rb") as file:
-            yield file
+        file.seek(0)
+        yield file
 
 
 def _batches(frames: Iterator[ShardFrame], n: int) -> Iterator[list[ShardFrame]]:

@@ -21,6 +21,7 @@ from urllib.parse import unquote_plus
 from cv_platform.governance import audit
 from cv_platform.pipeline.keys import RAW_PREFIX, upload_from
 from cv_platform.pipeline.platform import Platform
+from cv_platform.pipeline.vault import remove_plain_upload
 from cv_platform.storage.ledger.registration import (
     KnownContent,
     Registered,
@@ -29,7 +30,7 @@ from cv_platform.storage.ledger.registration import (
     register_uploads,
 )
 from cv_platform.storage.ledger.uploads import read_cursor, write_cursor
-from cv_platform.storage.ledger.vault import remove_upload, sealed_or_gone
+from cv_platform.storage.ledger.vault import sealed_or_gone
 from cv_platform.storage.objects import ObjectInfo, ObjectMissing
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _remove_sealed(platform: Platform, again: Sequence[tuple[uuid.UUID, ObjectIn
     needless = sealed_or_gone(platform.database, [clip_id for clip_id, _ in again]) if again else set()
     for clip_id, info in again:
         if clip_id in needless:
-            remove_upload(platform.database, clip_id, platform.restricted.delete_unchanged, etag=info.etag)
+            remove_plain_upload(platform, clip_id, etag=info.etag)
 
 
 def _same_content(platform: Platform, info: ObjectInfo, contents: Iterable[KnownContent]) -> KnownContent | None:

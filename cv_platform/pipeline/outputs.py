@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from cv_platform.pipeline.platform import Platform
+from cv_platform.pipeline.sealing import Kind, put_sealed
 from cv_platform.storage.ledger.commits import note_object
 from cv_platform.storage.ledger.model import Claim
+from cv_platform.storage.ledger.vault import StoredObject
 
 CERTIFICATE_SUFFIX = ".certificate.json"
+
+
+@dataclass(frozen=True)
+class SealedOutput:
+    """An output that was sealed and uploaded."""
+
+    key: str
+    stored: StoredObject
 
 
 def upload_output(
@@ -38,3 +49,27 @@ def upload_output(
         target.put_bytes(key + CERTIFICATE_SUFFIX, certificate.encode())
     target.put_file(key, path)
     return key
+
+
+def upload_sealed(
+    platform: Platform,
+    claim: Claim,
+    store: Literal["restricted", "cold"],
+    folder: str,
+    path: Path,
+    *,
+    kind: Kind,
+    suffix: str,
+    certificate: str | None = None,
+) -> SealedOutput:
+    """As `upload_output`, sealed with the clip's key; the certificate stays in the clear.
+
+    Raises:
+        KeyDestroyed, KeyEncryptionKeyError: as `put_sealed`.
+    """
+    key = claim.object_key(folder, suffix)
+    note_object(platform.database, store, key)
+    target = platform.restricted if store == "restricted" else platform.cold
+    if certificate is not None:
+        target.put_bytes(key + CERTIFICATE_SUFFIX, certificate.encode())
+    return SealedOutput(key, put_sealed(platform, target, key, path, claim.clip.clip_id, kind))

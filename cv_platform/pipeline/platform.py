@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -11,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
+from cv_platform.governance.keys import ClipKeys, open_clip_keys
 from cv_platform.governance.policy import Policy
 from cv_platform.settings import Settings
 from cv_platform.storage.database import Database
@@ -65,17 +67,33 @@ class Platform:
         """The policy in force. Raises PolicyError, FileNotFoundError."""
         return Policy.read(self.settings.policy_file)
 
+    @cached_property
+    def keys(self) -> ClipKeys:
+        """Clips' keys. Raises KeyEncryptionKeyError where they cannot be opened."""
+        return open_clip_keys(self.settings, self.database)
+
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder of this piece of work under the one 0700 work root; gone afterwards."""
-        root = self.settings.scratch
-        root.mkdir(parents=True, exist_ok=True)
-        root.chmod(0o700)
-        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=root))
+        """A folder of this piece of work under the one 0700 work root; gone afterwards.
+
+        Its lock ends with this process, however that ends: from then on `sweep_scratch` deletes it.
+        """
+        root = _work_root(self.settings)
+        with _locked(root, fcntl.LOCK_SH):  # no sweep sees the folder before it is locked
+            folder = Path(tempfile.mkdtemp(prefix="work-", dir=root))
+            mine = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(mine, fcntl.LOCK_EX)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(mine)
+
+    @contextmanager
+    def scratch_file(self) -> Iterator[BinaryIO]:
+        """A file under the work root that has no name: nothing of it is left, not even by a process that is killed."""
+        with tempfile.TemporaryFile(dir=_work_root(self.settings)) as file:
+            yield cast("BinaryIO", file)
 
 
 def open_platform(settings: Settings, database: Database) -> Platform:
@@ -95,14 +113,48 @@ def open_platform(settings: Settings, database: Database) -> Platform:
 
 
 def sweep_scratch(settings: Settings) -> int:
-    """Delete what killed processes left in the work root; returns how many folders went."""
+    """Delete what processes that are gone left in the work root; returns how much. What is in use stays."""
     root = settings.scratch
     if not root.is_dir():
         return 0
     gone = 0
-    for folder in root.iterdir():
-        owner = folder.name.split("-", 1)[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            gone += 1
+    with _locked(root, fcntl.LOCK_EX):
+        for entry in root.iterdir():
+            gone += _removed(entry)
     return gone
+
+
+def _removed(entry: Path) -> bool:
+    """Delete a folder that no process holds a lock on, and a file that should not be there."""
+    if not entry.is_dir() or entry.is_symlink():
+        entry.unlink(missing_ok=True)
+        return True
+    if entry.name == "dbt":
+        return False  # the only other thing here; no raw bytes
+    folder = os.open(entry, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        shutil.rmtree(entry, ignore_errors=True)
+        return True
+    finally:
+        os.close(folder)
+
+
+def _work_root(settings: Settings) -> Path:
+    root = settings.scratch
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root.chmod(0o700)
+    return root
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)

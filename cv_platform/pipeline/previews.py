@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from cv_platform.governance.keys import KeyDestroyed
 from cv_platform.pipeline.platform import Platform
+from cv_platform.pipeline.published_clips import NotPublished, fetch_published
 from cv_platform.pipeline.publishing import publish_due, write_preview
 from cv_platform.storage.ledger.model import Scope
 from cv_platform.storage.ledger.published import published_clips
 from cv_platform.storage.objects import ObjectMissing
+from cv_platform.storage.sealed import SealBroken
 
 _FRAMES = 4
 _WIDTH = 480
@@ -25,12 +28,11 @@ def publish_and_preview(platform: Platform, scope: Scope, *, new: bool) -> str |
         with platform.scratch() as folder:
             path = folder / "published.mp4"
             try:
-                if platform.cold.download(clip.stable_key, path) != clip.sha256:
-                    return None
+                fetch_published(platform, clip.clip_id, path)
                 from cv_platform.vision.video.contact_sheet import contact_sheet
 
                 picture = contact_sheet(path, frames=_FRAMES, width=_WIDTH)
-            except (ObjectMissing, ValueError, OSError) as error:
+            except (NotPublished, ObjectMissing, SealBroken, KeyDestroyed, ValueError, OSError) as error:
                 platform.log.warning("no preview: %s", type(error).__name__)
                 return None
         return write_preview(platform, clip.clip_id, picture)

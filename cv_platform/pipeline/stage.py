@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol
 import psycopg
 
 from cv_platform import faults
-from cv_platform.pipeline.platform import Platform
+from cv_platform.governance.keys import KeyDestroyed, KeyEncryptionKeyError
+from cv_platform.pipeline.platform import Platform, sweep_scratch
 from cv_platform.storage.database import Connection
 from cv_platform.storage.ledger.claims import claim_clips, kept_alive, postpone, release
 from cv_platform.storage.ledger.commits import commit, reject
@@ -99,6 +100,7 @@ def run_stage(platform: Platform, work: ClipStage, scope: Scope) -> StageReport:
     report = StageReport(work.stage)
     started = time.monotonic()
     settings = platform.settings
+    sweep_scratch(settings)
     while not platform.should_stop():
         claims = claim_clips(
             platform.database,
@@ -129,6 +131,8 @@ def _work_on(platform: Platform, work: ClipStage, claim: Claim, report: StageRep
         if claim.attempts > settings.max_attempts:
             # Its workers ended without a word: killed by it, or with it.
             raise ClipRefused("worker_died", f"{claim.stage}: {claim.attempts - 1} workers died on it")
+        if claim.attempts > 1:
+            sweep_scratch(settings)  # whoever had it before may have died on this machine, with raw bytes in hand
         faults.point(f"{claim.stage}.claimed")
         with kept_alive(database, claim, lease_s=settings.lease_s) as lost:
             finished = work.work(platform, claim, lost)
@@ -149,10 +153,13 @@ def _work_on(platform: Platform, work: ClipStage, claim: Claim, report: StageRep
         report.clips.append({**finished.counts, "seconds": seconds})
     except ClipRefused as refused:
         _reject(platform, claim, refused, report)
+    except KeyDestroyed:
+        reason = "its key was destroyed: nothing that was sealed for it can be read any more"
+        _reject(platform, claim, ClipRefused("key_destroyed", reason), report)
     except (StaleClaim, ClaimLost):
         report.stale += 1
         platform.log.info("%s: clip %s was taken over or its input changed; dropped", claim.stage, clip_id)
-    except (psycopg.OperationalError, psycopg.InterfaceError):
+    except (psycopg.OperationalError, psycopg.InterfaceError, KeyEncryptionKeyError):
         # Not the clip's doing, and the next one would meet it too: nothing is counted against the clip.
         give_back(lambda: release(database, [claim]))
         raise
@@ -176,7 +183,7 @@ def _follow_up(platform: Platform, claim: Claim, finished: Finished) -> None:
     """What comes after the commit may fail: the work is done, and what is due stays due."""
     try:
         finished.after_commit()
-    except (psycopg.OperationalError, psycopg.InterfaceError):
+    except (psycopg.OperationalError, psycopg.InterfaceError, KeyEncryptionKeyError):
         raise
     except Exception as error:  # noqa: BLE001  # a store that stumbles must not stop the next clips
         platform.log.warning(

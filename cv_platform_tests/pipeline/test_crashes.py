@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from cv_platform.pipeline.publishing import collect_garbage
-from cv_platform.storage.ledger.model import DECODED_FRAMES, DETECTIONS, STAGES, TRACKS
+from cv_platform.storage.ledger.model import DECODED_FRAMES, DETECTIONS, RAW_CLIPS, STAGES, TRACKS
 from cv_platform.storage.ledger.queries import balance
 from cv_platform.storage.ledger.versions import adopt_versions
 from cv_platform_tests.pipeline import workers
 from cv_platform_tests.pipeline.world import MORNING, VERSIONS, World, short_clip
 
 POINTS = {stage: [f"{stage}.{moment}" for moment in ("claimed", "before_commit", "after_commit")] for stage in STAGES}
+POINTS[RAW_CLIPS] += ["vault.before_keep", "vault.before_removal"]
 POINTS[workers.PUBLISH] = ["publish.before_copy", "publish.after_copy"]
 BEFORE = dict(zip(STAGES, [STAGES[:n] for n in range(len(STAGES))], strict=True))
 
@@ -36,7 +37,7 @@ def objects_of(world: World) -> set[str]:
     return {
         info.key
         for store in (world.platform.cold, world.platform.restricted)
-        for prefix in ("blurred", "staging", "detections", "frames", "previews")
+        for prefix in ("blurred", "staging", "detections", "frames", "previews", "vault")
         for info in store.list(prefix)
     }
 

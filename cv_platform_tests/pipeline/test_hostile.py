@@ -12,6 +12,7 @@ import pytest
 
 from cv_platform.pipeline.blurred_clips import BlurredClips
 from cv_platform.pipeline.keys import upload_key
+from cv_platform.pipeline.published_clips import fetch_published
 from cv_platform.pipeline.publishing import publish_due
 from cv_platform.pipeline.stage import run_stage
 from cv_platform.storage.ledger.model import BLURRED_CLIPS, DECODED_FRAMES, DETECTIONS, RAW_CLIPS, TRACKS, Clip, Scope
@@ -91,5 +92,5 @@ def test_all_hostile_files_end_and_good_ones_publish(
     assert not slow
     for clip in published_clips(world.database):
         path = tmp_path / "published.mp4"
-        assert world.platform.cold.download(clip.stable_key, path) == clip.sha256
+        assert fetch_published(world.platform, clip.clip_id, path).sha256 == clip.sha256
         assert contact_sheet(path, frames=1, width=32)  # it opens, and shows something

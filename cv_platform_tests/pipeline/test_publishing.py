@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cv_platform.pipeline.outputs import upload_output
+from cv_platform.pipeline.outputs import upload_output, upload_sealed
 from cv_platform.pipeline.publishing import collect_garbage, publish_due
 from cv_platform.storage.database import Connection
 from cv_platform.storage.ledger.claims import claim_clips
@@ -50,7 +50,9 @@ def publish_again(world: World, content: bytes) -> None:
     with world.platform.scratch() as folder:
         path = folder / "out"
         path.write_bytes(content)
-        key = upload_output(world.platform, claim, "cold", "staging", path, suffix=".mp4", certificate="{}")
+        key = upload_sealed(
+            world.platform, claim, "cold", "staging", path, kind="blurred", suffix=".mp4", certificate="{}"
+        ).key
     sha256 = hashlib.sha256(content).hexdigest()
 
     def write(connection: Connection) -> None:
@@ -67,7 +69,7 @@ def publish_again(world: World, content: bytes) -> None:
 def stable(world: World) -> bytes:
     """What lies under the one clip's stable key."""
     [(key,)] = world.rows("SELECT published_key FROM cv.clips WHERE state <> 'superseded'")
-    return world.platform.cold.get_bytes(key)
+    return world.in_the_clear(key)
 
 
 @pytest.mark.parametrize("then", ["goes on", "is killed after its copy"])
@@ -143,7 +145,7 @@ def test_a_clip_replayed_does_not_keep_what_was_withdrawn(world: World, tmp_path
     world.run()
     assert len(published_clips(world.database)) == 1
     assert collect_garbage(world.platform) == 0
-    assert world.platform.cold.sha256(clip.stable_key) == clip.sha256
+    assert hashlib.sha256(world.in_the_clear(clip.stable_key)).hexdigest() == clip.sha256
 
 
 @pytest.mark.parametrize("raw_gone", [False, True])
@@ -159,7 +161,7 @@ def test_an_object_to_publish_that_is_lost_is_made_again(world: World, tmp_path:
     if raw_gone:
         assert world.rows("SELECT quarantine_code FROM cv.clips") == [("published_object_lost",)]
     else:
-        assert world.platform.cold.sha256(clip.stable_key) == clip.sha256
+        assert hashlib.sha256(world.in_the_clear(clip.stable_key)).hexdigest() == clip.sha256
 
 
 def test_the_collector_takes_nothing_that_a_commit_points_at(world: World, tmp_path: Path) -> None:

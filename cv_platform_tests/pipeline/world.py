@@ -7,9 +7,11 @@ writes the clip's digest. They stand in only where neither detector nor anonymis
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +28,7 @@ from cv_platform.pipeline.ingest import ingest_listing
 from cv_platform.pipeline.keys import upload_key
 from cv_platform.pipeline.platform import Platform, open_platform
 from cv_platform.pipeline.raw_clips import RawClips
+from cv_platform.pipeline.sealing import Kind, unseal_object
 from cv_platform.pipeline.stage import StageReport, run_stage
 from cv_platform.pipeline.tracks import Tracks
 from cv_platform.settings import Settings
@@ -176,7 +179,7 @@ class World:
             " FROM cv.clips ORDER BY 1"
         )
         stable = {
-            info.key: self.platform.cold.sha256(info.key)
+            info.key: hashlib.sha256(self.in_the_clear(info.key)).hexdigest()
             for info in self.platform.cold.list("blurred")
             if not info.key.endswith(".json")
         }
@@ -186,6 +189,13 @@ class World:
             "tables": self.tables(),
             "stable": stable,
         }
+
+    def in_the_clear(self, key: str, kind: Kind = "blurred", *, clip_id: uuid.UUID | None = None) -> bytes:
+        """A sealed object's plain bytes; whose it is stands in the key of a published one."""
+        store = self.platform.cold if kind == "blurred" else self.platform.restricted
+        target = io.BytesIO()
+        unseal_object(self.platform, store, key, target, clip_id or uuid.UUID(Path(key).stem), kind)
+        return target.getvalue()
 
     def tables(self) -> dict[str, list[tuple[Any, ...]]]:
         """The warehouse's rows, in order of their ids, and the trackers' states."""

@@ -61,7 +61,8 @@ def claim_clips(
                 "run_id": run_id,
                 "lease": timedelta(seconds=lease_s),
                 "limit": limit,
-                "inputs": list(UPSTREAM[stage]),
+                # The first stage reads what it kept itself, in the vault, where it has been here before.
+                "inputs": list(UPSTREAM[stage]) or [stage],
                 **_scope_values(scope),
             },
         ).fetchall()

@@ -91,7 +91,7 @@ class Claim:
     input_generation: int
     attempts: int
     inputs: dict[str, tuple[str | None, str | None]]
-    """Object key and sha256 of each upstream stage's output."""
+    """Object key, and sha256 in the clear, of each upstream stage's output; of the first stage's own."""
 
     def object_key(self, folder: str, suffix: str) -> str:
         """A key that only this claim writes to: clip, stage, version and fence are in it."""
