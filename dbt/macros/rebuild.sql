@@ -13,8 +13,12 @@
   select {{ columns }} from {{ arg_dict['temp_relation'] }};
 {%- endmacro -%}
 
-{%- macro cover_track_days() -%}
-  existing.track_day = any ({{ days() }})
+{%- macro cover_warm_track_days() -%}
+  existing.track_day = any ({{ days() }}) and not {{ is_cold('existing.camera_id', 'existing.track_day') }}
+{%- endmacro -%}
+
+{%- macro cover_warm_hours() -%}
+  {{ on_days('existing.hour') }} and not {{ is_cold('existing.camera_id', utc_date('existing.hour')) }}
 {%- endmacro -%}
 
 {%- macro cover_hours() -%}

@@ -1,4 +1,4 @@
-{{ config(meta={'covers': 'track_days'}) }}
+{{ config(meta={'covers': 'warm_track_days'}, pre_hook='{{ keep_cold_as_it_is() }}') }}
 select
     site_id,
     camera_id,
@@ -10,5 +10,5 @@ select
     dwell_s,
     detections,
     clips
-from {{ ref('stg_tracks') }}
-where track_day = any ({{ days() }})
+from {{ ref('stg_tracks') }} as tracked
+where track_day = any ({{ days() }}) and not {{ is_cold('tracked.camera_id', 'tracked.track_day') }}
