@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg.errors import LockNotAvailable
 
 from cv_platform import faults
+from cv_platform.governance.audit import append
 from cv_platform.pipeline.cold_rows import BroughtBack, local_copy, rewrite_withdrawn
 from cv_platform.pipeline.cold_rows import expire_cold as expire_cold
 from cv_platform.pipeline.platform import Platform
@@ -115,6 +116,11 @@ def warm_to_cold(platform: Platform, now: datetime | None = None) -> Moved:
             break
         _move_if_due(platform, day, now, report)
     report.seconds = time.monotonic() - started
+    if report.rows or report.rewritten.days:
+        details = {"days": len(report.cold) + len(report.partly), "files": report.files, "rows": report.rows}
+        details |= {"camera-days rewritten": report.rewritten.days, "rows withdrawn": report.rewritten.removed.total()}
+        with platform.database.transaction() as connection:
+            append(connection, actor="warm_to_cold", action="rows.moved_to_cold", details=details)
     return report
 
 
