@@ -10,7 +10,20 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from cv_platform.commands import anonymise, audit, clips, demo, doctor, erasure, holds, models, policy, settings, stack
+from cv_platform.commands import (
+    anonymise,
+    audit,
+    clips,
+    demo,
+    doctor,
+    erasure,
+    holds,
+    keys,
+    models,
+    policy,
+    settings,
+    stack,
+)
 from cv_platform.commands.console import err
 
 app = typer.Typer(
@@ -29,6 +42,7 @@ app.command()(stack.down)
 app.command()(stack.env)
 app.command()(clips.upload)
 app.command()(clips.status)
+app.add_typer(clips.app, name="clips")
 app.add_typer(clips.quarantine_app, name="quarantine")
 app.add_typer(anonymise.app, name="anonymise")
 app.add_typer(models.app, name="models")
@@ -36,6 +50,7 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(erasure.app, name="erasure")
 app.add_typer(audit.app, name="audit")
 app.add_typer(holds.app, name="hold")
+app.add_typer(keys.app, name="keys")
 app.command()(doctor.doctor)
 app.command()(settings.settings)
 
@@ -67,6 +82,7 @@ def _mendable(error: Exception) -> bool:
             "cv_platform.embedded.stack.StackError",
             "cv_platform.embedded.postgres.PostgresError",
             "cv_platform.embedded.redis.RedisError",
+            "cv_platform.governance.keys.KeyEncryptionKeyError",
             "psycopg.OperationalError",
             "psycopg_pool.PoolTimeout",
             "redis.exceptions.ConnectionError",

@@ -1,9 +1,11 @@
-"""`cv-platform upload | status | quarantine`: clips in, and where they are."""
+"""`cv-platform upload | status | clips | quarantine`: clips in, where they are, and published ones in the clear."""
 
 from __future__ import annotations
 
+import getpass
+import os
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,7 @@ import typer
 
 from cv_platform.commands.console import JsonOption, connected_settings, err, fail, out, print_json
 
+app = typer.Typer(no_args_is_help=True, help="Published clips: which there are, and one of them in the clear.")
 quarantine_app = typer.Typer(no_args_is_help=True, help="Clips that could not be processed: why, and try again.")
 
 
@@ -64,13 +67,13 @@ def status(json: JsonOption = False) -> None:
     """Show where all clips are: the ledger's states, each stage, and what waits. Exit status 1: it does not balance."""
     from rich.table import Table
 
-    from cv_platform.storage.ledger import queries
+    from cv_platform.storage.ledger import queries, tallies
     from cv_platform.storage.ledger.model import STAGES
     from cv_platform.storage.provision import database_at
 
     database = database_at(str(connected_settings().postgres_url))
-    found = queries.balance(database)
-    stages = queries.stage_states(database)
+    found = tallies.balance_now(database)
+    stages = tallies.stage_states_now(database)
     waiting = queries.pending_by_site(database)
     if json:
         print_json(
@@ -97,6 +100,78 @@ def status(json: JsonOption = False) -> None:
             out.print("`cv-platform quarantine list` says why clips are quarantined.")
     if not found.balances:
         fail("the ledger does not balance: some clip's state contradicts its stages")
+
+
+@app.command("list")
+def list_published(
+    site: Annotated[str | None, typer.Option(help="Only this site's clips.")] = None,
+    day: Annotated[str | None, typer.Option(help="Only clips captured on a UTC date, such as 2026-03-01.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """List published clips, newest first."""
+    from cv_platform.storage.ledger.published import published_clips
+    from cv_platform.storage.provision import database_at
+
+    try:
+        wanted = date.fromisoformat(day) if day else None
+    except ValueError:
+        fail(f"--day is {day!r}; allowed is a date such as 2026-03-01", code=2)
+    found = published_clips(
+        database_at(str(connected_settings().postgres_url)), wanted, sites=[site] if site else [], limit=1000
+    )
+    if json:
+        print_json([{"clip_id": clip.clip_id, "sha256": clip.sha256} for clip in found])
+        return
+    for clip in found:
+        out.print(str(clip.clip_id))
+    if not found:
+        out.print("no clip is published")
+
+
+@app.command("get")
+def get_published(
+    clip: Annotated[str, typer.Argument(help="A clip's id, as `clips list` shows it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where it goes; must not exist.")],
+    by: Annotated[str | None, typer.Option(help="Who gets it; without one: the user of this shell.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Write a published, face-blurred clip in the clear, its certificate beside it. The audit log notes who did.
+
+    Needs the key-encryption key: who may read that and the ledger may read published clips.
+    """
+    from cv_platform.governance.audit import record
+    from cv_platform.governance.keys import KeyDestroyed, KeyEncryptionKeyError
+    from cv_platform.pipeline.outputs import CERTIFICATE_SUFFIX
+    from cv_platform.pipeline.platform import open_platform
+    from cv_platform.pipeline.published_clips import NotPublished, fetch_published
+    from cv_platform.storage.objects import ObjectMissing
+    from cv_platform.storage.provision import database_at
+    from cv_platform.storage.sealed import SealBroken
+
+    try:
+        clip_id = uuid.UUID(clip)
+    except ValueError:
+        fail("a clip's id is a UUID such as `cv-platform clips list` shows", code=2)
+    if output.exists():
+        fail(f"{output} is there already; nothing is overwritten", code=2)
+    settings = connected_settings()
+    platform = open_platform(settings, database_at(str(settings.postgres_url)))
+    beside = output.with_name(output.name + CERTIFICATE_SUFFIX)
+    mask = os.umask(0o077)  # persons are to be seen in it, if not their faces
+    try:
+        platform.keys.open(clip_id)
+        # Before the file is there: whoever gets a clip stands in the log.
+        record(platform.database, actor=by or getpass.getuser(), action="clip.read", details={"clip": clip_id})
+        found = fetch_published(platform, clip_id, output)
+        beside.write_text(found.certificate, encoding="utf-8")
+    except (NotPublished, KeyDestroyed, KeyEncryptionKeyError, SealBroken, ObjectMissing) as error:
+        fail(str(error))
+    finally:
+        os.umask(mask)
+    if json:
+        print_json({"clip": str(output), "certificate": str(beside), "sha256": found.sha256, "bytes": found.bytes})
+    else:
+        out.print(f"{output}: {found.bytes} bytes; `cv-platform anonymise verify {output}` checks it", markup=False)
 
 
 @quarantine_app.command("list")

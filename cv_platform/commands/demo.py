@@ -121,14 +121,21 @@ def _all_uploads(folder: Path, uploads: list[DemoClip], settings: Settings) -> l
 
 
 def _upload(uploads: list[DemoClip], settings: Settings, database: Database) -> int:
-    """Put the clips where cameras put them; returns how many were not there yet."""
+    """Put the clips where cameras put them; returns how many were not there yet.
+
+    What the ledger knows lies sealed in the vault by now; what it does not know yet may lie where it was uploaded.
+    """
     from cv_platform.pipeline.platform import open_platform
+    from cv_platform.storage.ledger.registration import known_contents
 
     store = open_platform(settings, database).restricted
+    known = known_contents(database, [clip.key for clip in uploads])
     new = 0
     for clip in uploads:
-        there = store.head(clip.key)
-        if there is None or there.size_bytes != clip.path.stat().st_size:
+        sizes = {content.size_bytes for content in known.get(clip.key, []) if content.current}
+        if (there := store.head(clip.key)) is not None:
+            sizes.add(there.size_bytes)
+        if clip.path.stat().st_size not in sizes:
             store.put_file(clip.key, clip.path)
             new += 1
     return new
@@ -226,12 +233,10 @@ def _show(summary: Summary, document: dict[str, object], folder: Path) -> None:
             table.add_row(*(_cell(value) for value in row))
         out.print(table)
     asked = sum(len(tick["run_ids"]) for tick in summary.dagster.ticks)
-    paths = document["paths"]
-    assert isinstance(paths, dict)
     out.print(
         f"the daemon's work so far: {len(summary.dagster.runs)} runs, of which sensor ticks asked for {asked}; "
         f"{len(summary.dagster.ticks) + summary.dagster.skipped_ticks} ticks\n"
-        f"blurred clips: {paths['blurred_clips']}\n"
+        "blurred clips: cv-platform clips list; cv-platform clips get CLIP -o FILE.mp4 (they lie sealed in the store)\n"
         f"summary:       {folder / 'summary.json'}\n"
         f"seconds:       {document['seconds']}\n\n"
         "what next:  make up              the Dagster UI on the same state\n"

@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from cv_platform.pipeline.published_clips import fetch_published
 from cv_platform.storage.database import Database
 from cv_platform.storage.ledger.queries import balance
 from cv_platform_tests.end_to_end import ui
@@ -72,13 +73,13 @@ def test_tables_equal_an_undisturbed_run(finished: Finished, table: str) -> None
         assert len(found) == len(set(found)) > 0
 
 
-def test_published_clips_equal_an_undisturbed_run(finished: Finished) -> None:
+def test_published_clips_equal_an_undisturbed_run(finished: Finished, tmp_path: Path) -> None:
     query = "SELECT clip_id::text, published_key, state, content_sha256 FROM cv.clips"
     twin = twin_database(finished.stack)
     assert _rows(finished.platform.database, query) == _rows(twin, query)
     twin.close()
-    for key, digest in _rows(finished.platform.database, "SELECT published_key, published_sha256 FROM cv.clips"):
-        assert finished.platform.cold.sha256(key) == digest
+    for clip_id, digest in _rows(finished.platform.database, "SELECT clip_id, published_sha256 FROM cv.clips"):
+        assert fetch_published(finished.platform, clip_id, tmp_path / "clip").sha256 == digest
 
 
 def test_runs_and_ticks_were_the_daemons(finished: Finished) -> None:

@@ -9,6 +9,7 @@ from cv_platform.resources.platform import PlatformResource
 def tidy_stores(context: dg.OpExecutionContext, platform: dg.ResourceParam[PlatformResource]) -> None:
     from cv_platform.pipeline.platform import sweep_scratch
     from cv_platform.pipeline.publishing import collect_garbage
+    from cv_platform.pipeline.vault import remove_sealed_uploads
     from cv_platform.storage.ledger.published import expire_previews
 
     opened = platform.open(run_id=context.run_id, log=context.log)
@@ -16,6 +17,7 @@ def tidy_stores(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platf
         {
             "previews expired": expire_previews(opened.database),
             "objects deleted": collect_garbage(opened),
+            "sealed uploads removed": remove_sealed_uploads(opened),
             "work folders swept": sweep_scratch(opened.settings),
         }
     )
