@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from cv_platform.commands import (
+    access,
     anonymise,
     audit,
     clips,
@@ -48,6 +49,7 @@ app.add_typer(anonymise.app, name="anonymise")
 app.add_typer(models.app, name="models")
 app.add_typer(policy.app, name="policy")
 app.add_typer(erasure.app, name="erasure")
+app.command()(access.access)
 app.add_typer(audit.app, name="audit")
 app.add_typer(holds.app, name="hold")
 app.add_typer(keys.app, name="keys")

@@ -39,7 +39,7 @@ def request(
     from cv_platform.governance.erasure import requests
     from cv_platform.pipeline import erasure
 
-    scope = _scope(clip, camera, site, starts, ends, track)
+    scope = read_scope(clip, camera, site, starts, ends, track)
     platform = _platform()
     try:
         request_id = requests.receive(platform.database, scope, reference=reference, by=by)
@@ -218,9 +218,10 @@ def _print_preview(counts: dict[str, Any]) -> None:
         out.print(f"a legal hold covers {counts['held']} of this: it would be suspended", style="yellow")
 
 
-def _scope(
+def read_scope(
     clip: str | None, camera: str | None, site: str | None, starts: str | None, ends: str | None, track: str | None
 ) -> Any:
+    """The scope that options name; ends the command where they name none, or too much."""
     from cv_platform.storage.ledger.erasures import ErasureScope
 
     kind: Any = "clip" if clip else "track" if track else "site" if site else "camera"

@@ -21,6 +21,7 @@ from cv_platform.governance import audit
 from cv_platform.governance.erasure import requests
 from cv_platform.governance.erasure.certificate import sign
 from cv_platform.governance.erasure.requests import ErasureRequest
+from cv_platform.pipeline import cold_rows
 from cv_platform.pipeline.platform import Platform, sweep_scratch
 from cv_platform.pipeline.stage import ClaimLost
 from cv_platform.storage.database import Connection, Database
@@ -29,7 +30,7 @@ from cv_platform.storage.ledger.clip_keys import destroy_keys
 from cv_platform.storage.ledger.days import mark_dirty
 from cv_platform.storage.ledger.erasures import ClipTrace, ErasureScope, OpenClip
 from cv_platform.storage.ledger.held import is_held
-from cv_platform.storage.ledger.model import Clip
+from cv_platform.storage.ledger.model import Clip, published_key_for
 from cv_platform.storage.ledger.registration import lock_registration
 from cv_platform.storage.ledger.tombstones import (
     Tombstone,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 _BATCH: Final = 50
 """Clips a transaction: their rows are locked meanwhile."""
 _STORES: Final = ("restricted", "cold")
-_TABLES: Final = ("detections", "tracks", "events")
 
 
 def preview(platform: Platform, request_id: uuid.UUID) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def preview(platform: Platform, request_id: uuid.UUID) -> dict[str, Any]:
         WrongState: it is under way or done.
     """
     scope = requests.get(platform.database, request_id).scope
-    rows: Counter[str] = Counter()
+    bring_back(platform, scope)
     objects: Counter[str] = Counter()
     with platform.database.transaction() as connection:
         clips = erasures.clips_in_scope(connection, scope)
@@ -70,16 +70,13 @@ def preview(platform: Platform, request_id: uuid.UUID) -> dict[str, Any]:
         if trace is None:
             continue
         days.update(trace.days)
-        rows.update({table: count for table, (count, _) in trace.rows.items()})
         for store in _STORES:
             objects[store] += _store(platform, store).present(trace.keys[store])
     with platform.database.transaction() as connection:
-        if scope.kind == "track":
-            rows = Counter(erasures.rows_of_track(connection, scope))
         found = {
             "clips": len(clips),
             "held": held,
-            "rows": {table: rows[table] for table in _TABLES},
+            "rows": erasures.count_rows(connection, scope, [clip_id for clip_id, _ in clips]),
             "objects": {store: objects[store] for store in _STORES},
             "rows of no clip": erasures.loose_rows(connection, scope),
             "days": len(days),
@@ -100,6 +97,7 @@ def execute(platform: Platform, request_id: uuid.UUID, *, actor: str) -> str:
     Raises:
         WrongState: it is not approved.
     """
+    bring_back(platform, requests.get(platform.database, request_id).scope)
     request = _begin(platform, request_id, actor)
     if request.state != "executing":
         return request.state
@@ -115,8 +113,6 @@ def execute(platform: Platform, request_id: uuid.UUID, *, actor: str) -> str:
     if not _erase_interval(platform, request_id, actor):
         return "suspended"
     faults.point("erasure.interval")
-    _erase_hot_interval(platform, request.scope)
-    faults.point("erasure.hot")
     while True:
         with platform.database.transaction() as connection:
             batch = erasures.open_clips(connection, request_id, "withdrawn", limit=_BATCH)
@@ -127,9 +123,22 @@ def execute(platform: Platform, request_id: uuid.UUID, *, actor: str) -> str:
             faults.point("erasure.purged")
     _erase_cold(platform, request)
     faults.point("erasure.cold")
+    _erase_hot(platform, request.scope)
+    faults.point("erasure.hot")
     sweep_scratch(platform.settings)
     _end(platform, request_id, actor)
     return "executed"
+
+
+def bring_back(platform: Platform, scope: ErasureScope) -> None:
+    """Bring a scope's cold days back to the warm tier: there they are found, counted and erased row by row.
+
+    What is left of them goes cold again by itself. Raises ColdFileDamaged.
+    """
+    with platform.database.transaction() as connection:
+        days = erasures.cold_days(connection, scope)
+    for camera_id, of_camera in days.items():
+        platform.cold.purge(cold_rows.bring_back(platform, camera_id, of_camera).keys)
 
 
 def certify(platform: Platform, request_id: uuid.UUID, *, actor: str, key: Ed25519PrivateKey) -> dict[str, Any] | None:
@@ -150,7 +159,7 @@ def certify(platform: Platform, request_id: uuid.UUID, *, actor: str, key: Ed255
         if not _rebuilt(connection, request):
             return None
         clips = erasures.clips_of(connection, request_id)
-    absence = _absence(platform, request, [clip_id for clip_id, _ in clips])
+    absence = _absence(platform, request, [(clip_id, day) for clip_id, _, day in clips])
     with platform.database.transaction() as connection:
         request = requests.lock(connection, request_id)
         if request.certificate is not None:
@@ -168,7 +177,7 @@ def certify(platform: Platform, request_id: uuid.UUID, *, actor: str, key: Ed255
                 "approved_at": request.decided_at.isoformat() if request.decided_at else None,
                 "executed_at": request.executed_at.isoformat() if request.executed_at else None,
                 "certified_at": now.isoformat(),
-                "erased": _erased(request, clips),
+                "erased": _erased(request, [(clip_id, tally) for clip_id, tally, _ in clips]),
                 "absence": absence,
                 "audit_head": {"seq": head.seq, "entry_hash": head.entry_hash},
             },
@@ -368,22 +377,55 @@ def _erase_interval(platform: Platform, request_id: uuid.UUID, actor: str) -> bo
 def _purge(platform: Platform, request: ErasureRequest, clip: OpenClip) -> None:
     """Delete a clip's objects, with every version, and what the hot tier says of its camera."""
     tally: dict[str, Any] = {}
+    camera_id = clip.keys.get("camera")
+    if camera_id and request.scope.kind != "track":
+        # A day may have gone cold again since it was brought back.
+        days = [date.fromisoformat(day) for day in clip.keys.get("days", ())]
+        _remove_cold(platform, request, camera_id, days, clips=frozenset({published_key_for(clip.clip_id)}))
+        faults.point("erasure.purged_rows")
     for store in _STORES:
         purged = _store(platform, store).purge(clip.keys.get(store, ()))
         tally[store] = vars(purged)
         faults.point(f"erasure.purged_{store}")
-    if platform.hot is not None and clip.keys.get("camera"):
-        platform.hot.forget(clip.keys["camera"])
+    if platform.hot is not None and camera_id:
+        platform.hot.forget(camera_id)
     with platform.database.transaction() as connection:
         erasures.note_purged(connection, request.request_id, clip.clip_id, tally)
 
 
-def _erase_hot_interval(platform: Platform, scope: ErasureScope) -> None:
-    """Current state and messages under way of the scope's cameras."""
-
-
 def _erase_cold(platform: Platform, request: ErasureRequest) -> None:
-    """Rows that have moved to Parquet."""
+    """Rows of no clip, and of a track, on days that have gone cold since they were brought back."""
+    scope = request.scope
+    with platform.database.transaction() as connection:
+        days = erasures.cold_days(connection, scope)
+    for camera_id, of_camera in days.items():
+        if scope.kind == "track" and scope.track_day is not None and scope.track_id is not None:
+            tracks = frozenset({(scope.track_day, scope.track_id)})
+            _remove_cold(platform, request, camera_id, of_camera, tracks=tracks)
+        elif scope.starts_at is not None:
+            _remove_cold(platform, request, camera_id, of_camera, start=scope.starts_at, end=scope.ends_at)
+
+
+def _remove_cold(
+    platform: Platform, request: ErasureRequest, camera_id: str, days: Sequence[date], **unwanted: Any
+) -> None:
+    if "clips" in unwanted:
+        done = cold_rows.remove_clips(platform, camera_id, days, unwanted["clips"])
+    else:
+        done = cold_rows.remove_rows(platform, camera_id, days, cold_rows.Unwanted(**unwanted))
+    if done.keys:
+        platform.cold.purge(done.keys)
+        platform.database.transact(lambda connection: _note_days(connection, request.request_id, set(days)))
+
+
+def _erase_hot(platform: Platform, scope: ErasureScope) -> None:
+    """Current state of the scope's cameras."""
+    if platform.hot is None or scope.kind == "clip":
+        return
+    with platform.database.transaction() as connection:
+        cameras = erasures.cameras_in(connection, scope)
+    for camera_id in cameras:
+        platform.hot.forget(camera_id)
 
 
 def _end(platform: Platform, request_id: uuid.UUID, actor: str) -> None:
@@ -412,15 +454,18 @@ def _rebuilt(connection: Connection, request: ErasureRequest) -> bool:
     return all(built.get(day, 0) >= seq for day, seq in request.days.items())
 
 
-def _absence(platform: Platform, request: ErasureRequest, clip_ids: Sequence[uuid.UUID]) -> dict[str, Any]:
+def _absence(
+    platform: Platform, request: ErasureRequest, clips: Sequence[tuple[uuid.UUID, date | None]]
+) -> dict[str, Any]:
     """Look everywhere again. A worker that came late may have written an object: it is deleted, then looked for."""
     objects = dict.fromkeys(_STORES, 0)
-    for clip_id in clip_ids:
+    for clip_id, _ in clips:
         for store, keys in erasures.objects_of(clip_id).items():
             purged = _store(platform, store).purge(keys)
             objects[store] += max(0, _store(platform, store).present(keys) - purged.locked)
     with platform.database.transaction() as connection:
-        rows = erasures.rows_left(connection, request.scope, clip_ids)
+        days = sorted({day for _, day in clips if day is not None})
+        rows = erasures.rows_left(connection, request.scope, [clip_id for clip_id, _ in clips], days)
     found = {**objects, **rows}
     if any(found.values()):
         left = ", ".join(f"{count} in {tier}" for tier, count in found.items() if count)
@@ -435,7 +480,7 @@ def _erased(request: ErasureRequest, clips: Sequence[tuple[uuid.UUID, dict[str, 
         for store in _STORES
     }
     rows: dict[str, Any] = {}
-    for table in _TABLES:
+    for table in erasures.TABLES:
         found = [tally.get(table, {"rows": 0, "digest": ""}) for _, tally in clips]
         digest = hashlib.sha256("".join(entry["digest"] for entry in found).encode()).hexdigest()
         rows[table] = {"rows": sum(entry["rows"] for entry in found), "digest": digest}

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final, Literal
 
+from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from cv_platform.storage.database import Connection
+from cv_platform.storage.ledger.cold_days import cold_camera_days, live_files
 from cv_platform.storage.ledger.days import days_of, midnight
 from cv_platform.storage.ledger.model import published_key_for
 from cv_platform.storage.ledger.withdrawal import withdraw_clip
 
 ScopeKind = Literal["clip", "track", "camera", "site"]
 
-# Where the rows of a clip lie, and what tells one from another in the digest of what was erased.
-_ROWS: Final = {
-    "detections": "id",
-    "tracks": "id",
-    "events": "id",
-}
+TABLES: Final = ("detections", "tracks", "events")
+"""Tables of the warehouse that hold a clip's rows, each with an `id`."""
 
 
 @dataclass(frozen=True)
@@ -164,13 +162,15 @@ def trace_clip(connection: Connection, clip_id: uuid.UUID) -> ClipTrace | None:
         (restricted if stage in ("raw_clips", "decoded_frames") else cold).add(key)
     keys = {name: sorted(_outside(found)) for name, found in (("restricted", restricted), ("cold", cold))}
     rows = {}
-    for table, identity in _ROWS.items():
-        since = "" if table == "events" or captured_at is None else ' AND "timestamp" >= %(since)s'
+    for table in TABLES:
+        since = ""
+        if table != "events" and captured_at is not None:
+            since = ' AND "timestamp" >= %(since)s AND "timestamp" < %(since)s + make_interval(secs => %(seconds)s)'
         answer = connection.execute(
-            f"SELECT count(*), coalesce(string_agg({identity}::text, ',' ORDER BY {identity}), '')"
+            f"SELECT count(*), coalesce(string_agg(id::text, ',' ORDER BY id), '')"
             f" FROM warehouse.{table} WHERE clip_s3_key = %(key)s"
             f"{' AND camera_id = %(camera)s' if camera_id else ''}{since}",
-            {"key": published_key, "camera": camera_id, "since": captured_at},
+            {"key": published_key, "camera": camera_id, "since": captured_at, "seconds": (duration_s or 0.0) + 1},
         ).fetchone()
         assert answer is not None
         rows[table] = (int(answer[0]), hashlib.sha256(answer[1].encode()).hexdigest())
@@ -227,32 +227,11 @@ def erase_track(connection: Connection, clip_id: uuid.UUID, scope: ErasureScope)
         return set()
     captured_at, duration_s, published_key = clip
     days = days_of(captured_at, duration_s)
-    values = {
-        **scope.values(),
-        "key": published_key,
-        "first": midnight(days[0]),
-        "end": midnight(days[-1] + timedelta(days=1)),
-    }
-    of_clip = (
-        'camera_id = %(camera_id)s AND clip_s3_key = %(key)s AND "timestamp" >= %(first)s AND "timestamp" < %(end)s'
-    )
-    # The same number may belong to tracks of two days where a clip goes over midnight.
-    connection.execute(
-        f"DELETE FROM warehouse.detections d USING warehouse.tracks t WHERE d.{of_clip.replace(' AND ', ' AND d.')}"
-        " AND d.track_id = %(track_id)s AND t.camera_id = d.camera_id AND t.clip_s3_key = d.clip_s3_key"
-        ' AND t."timestamp" >= %(first)s AND t."timestamp" < %(end)s AND t.track_day = %(track_day)s'
-        ' AND t.track_id = d.track_id AND d."timestamp" BETWEEN t."timestamp" AND t.last_seen_at',
-        values,
-    )
-    connection.execute(
-        f"DELETE FROM warehouse.tracks WHERE {of_clip} AND track_day = %(track_day)s AND track_id = %(track_id)s",
-        values,
-    )
-    connection.execute(
-        "DELETE FROM warehouse.events WHERE camera_id = %(camera_id)s AND track_id = %(track_id)s"
-        " AND attributes ->> 'track_day' = %(track_day)s::text AND \"timestamp\" >= %(first)s",
-        values,
-    )
+    # Detections first: which of them are the track's, its own row says.
+    for table in TABLES:
+        where, values = _where(connection, scope, table, [clip_id])
+        of_clip = "" if table == "events" else " AND w.clip_s3_key = %(key)s"
+        connection.execute(f"DELETE FROM warehouse.{table} w WHERE {where}{of_clip}", {**values, "key": published_key})
     connection.execute("DELETE FROM cv.previews WHERE clip_id = %s", [clip_id])
     # The detections stay done, so that the camera can be tracked anew without the one who is gone.
     connection.execute(
@@ -340,12 +319,33 @@ def cameras_in(connection: Connection, scope: ErasureScope) -> list[str]:
     return [str(camera_id) for (camera_id,) in rows]
 
 
+def cold_days(connection: Connection, scope: ErasureScope) -> dict[str, list[date]]:
+    """Days of a scope that are cold, by camera."""
+    if scope.kind == "clip":
+        clip = connection.execute(
+            "SELECT camera_id, captured_at, duration_s, published_key FROM cv.clips WHERE clip_id = %s"
+            " AND camera_id IS NOT NULL AND captured_at IS NOT NULL",
+            [scope.clip_id],
+        ).fetchone()
+        if clip is None:
+            return {}
+        found = {clip[0]: cold_camera_days(connection, clip[0], days_of(clip[1], clip[2]), told_by=clip[3])}
+    else:
+        begins = midnight(scope.track_day) if scope.track_day is not None else scope.starts_at
+        # A clip that lasts into the interval may have begun the day before.
+        start = None if begins is None else begins - timedelta(days=1)
+        found = {}
+        for file in live_files(connection, cameras=cameras_in(connection, scope), start=start, end=scope.ends_at):
+            found.setdefault(file.camera_id, []).append(file.day)
+    return {camera_id: sorted(set(days)) for camera_id, days in found.items() if days}
+
+
 def loose_rows(connection: Connection, scope: ErasureScope) -> dict[str, int]:
     """Rows of a scope's interval that no clip of the ledger owns, as live producers write them, by table."""
     if scope.kind not in ("camera", "site"):
         return {}
     found = {}
-    for table in _ROWS:
+    for table in TABLES:
         row = connection.execute(
             f'SELECT count(*) FROM warehouse.{table} w WHERE camera_id = ANY(%s) AND "timestamp" >= %s'
             ' AND "timestamp" < %s AND NOT EXISTS'
@@ -356,25 +356,64 @@ def loose_rows(connection: Connection, scope: ErasureScope) -> dict[str, int]:
     return found
 
 
-def rows_of_track(connection: Connection, scope: ErasureScope) -> dict[str, int]:
-    """A track's rows by table."""
-    since = "\"timestamp\" >= %(track_day)s::timestamp AT TIME ZONE 'UTC'"
-    of_track = (
-        "t.camera_id = %(camera_id)s AND t.track_day = %(track_day)s AND t.track_id = %(track_id)s AND t." + since
-    )
-    statements = {
-        "detections": "SELECT count(*) FROM warehouse.detections d JOIN warehouse.tracks t ON t.camera_id = d.camera_id"
-        " AND t.clip_s3_key = d.clip_s3_key AND t.track_id = d.track_id"
-        f' AND d."timestamp" BETWEEN t."timestamp" AND t.last_seen_at WHERE {of_track} AND d.{since}',
-        "tracks": f"SELECT count(*) FROM warehouse.tracks t WHERE {of_track}",
-        "events": "SELECT count(*) FROM warehouse.events WHERE camera_id = %(camera_id)s AND track_id = %(track_id)s"
-        f" AND attributes ->> 'track_day' = %(track_day)s::text AND {since}",
-    }
+def rows_of_scope(
+    connection: Connection, scope: ErasureScope, table: str, clip_ids: Sequence[uuid.UUID]
+) -> Iterator[dict[str, Any]]:
+    """A scope's rows of one table, in order of time; read through a cursor on the server."""
+    where, values = _where(connection, scope, table, clip_ids)
+    with connection.cursor(name="rows_of_scope", row_factory=dict_row) as cursor:
+        cursor.execute(f'SELECT w.* FROM warehouse.{table} w WHERE {where} ORDER BY w."timestamp", w.id', values)
+        yield from cursor
+
+
+def count_rows(connection: Connection, scope: ErasureScope, clip_ids: Sequence[uuid.UUID]) -> dict[str, int]:
+    """A scope's rows by table."""
     found = {}
-    for table, sql in statements.items():
-        row = connection.execute(sql, scope.values()).fetchone()
+    for table in TABLES:
+        where, values = _where(connection, scope, table, clip_ids)
+        row = connection.execute(f"SELECT count(*) FROM warehouse.{table} w WHERE {where}", values).fetchone()
         found[table] = int(row[0]) if row else 0
     return found
+
+
+def _where(
+    connection: Connection, scope: ErasureScope, table: str, clip_ids: Sequence[uuid.UUID]
+) -> tuple[str, dict[str, Any]]:
+    """Which rows `w` of a table a scope covers."""
+    bounds = connection.execute(
+        "SELECT min(captured_at), max(captured_at + make_interval(secs => coalesce(duration_s, 0) + 1)),"
+        " coalesce(array_agg(DISTINCT camera_id::text), '{}') FROM cv.clips WHERE clip_id = ANY(%s)"
+        " AND camera_id IS NOT NULL",
+        [list(clip_ids)],
+    ).fetchone()
+    assert bounds is not None
+    values: dict[str, Any] = {
+        **scope.values(),
+        "keys": [published_key_for(clip_id) for clip_id in clip_ids],
+        "cameras": cameras_in(connection, scope),
+        "clip_cameras": bounds[2],
+        "first": bounds[0],
+        "end": bounds[1],
+    }
+    if scope.kind != "track":
+        # By camera and time, so that other days' partitions are not read; an event may tell of a time before its clip.
+        of_clips = "w.clip_s3_key = ANY(%(keys)s)"
+        if table != "events":
+            of_clips += ' AND w.camera_id = ANY(%(clip_cameras)s) AND w."timestamp" >= %(first)s'
+            of_clips += ' AND w."timestamp" < %(end)s'
+        interval = 'w.camera_id = ANY(%(cameras)s) AND w."timestamp" >= %(starts_at)s AND w."timestamp" < %(ends_at)s'
+        return f"({of_clips}{f' OR {interval}' if scope.starts_at is not None else ''})", values
+    since = "w.camera_id = %(camera_id)s AND w.track_id = %(track_id)s"
+    since += " AND w.\"timestamp\" >= %(track_day)s::timestamp AT TIME ZONE 'UTC'"
+    return since + {
+        "tracks": " AND w.track_day = %(track_day)s",
+        "events": " AND w.attributes ->> 'track_day' = %(track_day)s::text",
+        # The same number may belong to tracks of two days where a clip goes over midnight.
+        "detections": " AND EXISTS (SELECT 1 FROM warehouse.tracks t WHERE t.camera_id = w.camera_id"
+        " AND t.clip_s3_key = w.clip_s3_key AND t.track_day = %(track_day)s AND t.track_id = w.track_id"
+        ' AND w."timestamp" BETWEEN t."timestamp" AND t.last_seen_at'
+        " AND t.\"timestamp\" >= %(track_day)s::timestamp AT TIME ZONE 'UTC')",
+    }[table], values
 
 
 def erase_interval(connection: Connection, scope: ErasureScope) -> tuple[dict[str, int], set[date]]:
@@ -383,7 +422,7 @@ def erase_interval(connection: Connection, scope: ErasureScope) -> tuple[dict[st
         return {}, set()
     cameras = cameras_in(connection, scope)
     gone, days = {}, set()
-    for table in _ROWS:
+    for table in TABLES:
         rows = connection.execute(
             f'WITH gone AS (DELETE FROM warehouse.{table} WHERE camera_id = ANY(%s) AND "timestamp" >= %s'
             ' AND "timestamp" < %s RETURNING ("timestamp" AT TIME ZONE \'UTC\')::date AS day)'
@@ -457,16 +496,21 @@ def note_purged(connection: Connection, request_id: uuid.UUID, clip_id: uuid.UUI
     )
 
 
-def clips_of(connection: Connection, request_id: uuid.UUID) -> list[tuple[uuid.UUID, dict[str, Any]]]:
-    """Each clip of an erasure with what was counted of it, in order of id."""
+def clips_of(connection: Connection, request_id: uuid.UUID) -> list[tuple[uuid.UUID, dict[str, Any], date | None]]:
+    """Each clip of an erasure with what was counted of it and its day, in order of id."""
     return connection.execute(
-        "SELECT clip_id, tally FROM cv.erasure_clips WHERE request_id = %s ORDER BY clip_id", [request_id]
+        "SELECT clip_id, tally, capture_date FROM cv.erasure_clips WHERE request_id = %s ORDER BY clip_id", [request_id]
     ).fetchall()
 
 
-def rows_left(connection: Connection, scope: ErasureScope, clip_ids: Sequence[uuid.UUID]) -> dict[str, int]:
-    """Rows that are still there of what was erased, by table: the proof of absence wants zeros."""
-    keys = [published_key_for(clip_id) for clip_id in clip_ids]
+def rows_left(
+    connection: Connection, scope: ErasureScope, clip_ids: Sequence[uuid.UUID], days: Sequence[date]
+) -> dict[str, int]:
+    """Rows that are still there of what was erased, by table: the proof of absence wants zeros.
+
+    Args:
+        days: of capture of the clips.
+    """
     left: dict[str, int] = {}
 
     def count(name: str, sql: str, values: Any) -> None:
@@ -474,16 +518,22 @@ def rows_left(connection: Connection, scope: ErasureScope, clip_ids: Sequence[uu
         left[name] = left.get(name, 0) + (int(row[0]) if row else 0)
 
     whole = scope.kind != "track"
-    for table in _ROWS:
+    first, last = min(days, default=None), max(days, default=None)
+    for table in TABLES:
         if whole:
-            count(table, f"SELECT count(*) FROM warehouse.{table} WHERE clip_s3_key = ANY(%s)", [keys])
+            within = ' AND "timestamp" >= %s::date AND "timestamp" < %s::date + 2' if table != "events" else ""
+            keys = [published_key_for(clip_id) for clip_id in clip_ids]
+            count(
+                table,
+                f"SELECT count(*) FROM warehouse.{table} WHERE clip_s3_key = ANY(%s){within}",
+                [keys, first, last] if within else [keys],
+            )
         if scope.kind in ("camera", "site"):
             count(
                 table,
-                f"SELECT count(*) FROM warehouse.{table} WHERE camera_id IN (SELECT camera_id FROM cv.cameras"
-                " WHERE camera_id = %(camera_id)s OR site_id = %(site_id)s)"
+                f"SELECT count(*) FROM warehouse.{table} WHERE camera_id = ANY(%(cameras)s)"
                 ' AND "timestamp" >= %(starts_at)s AND "timestamp" < %(ends_at)s',
-                scope.values(),
+                {**scope.values(), "cameras": cameras_in(connection, scope)},
             )
     ids = [list(clip_ids)]
     if whole:

@@ -1,0 +1,114 @@
+"""Access (GDPR Art. 15): what is kept of a data subject, as one file to hand over.
+
+Published clips, in which every face is hidden, the subject's and the others'; and the rows. Of other people in the same
+clips no row is given: a track's request gets that track's rows, and of a clip only what belongs to the track.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cv_platform.governance import audit
+from cv_platform.pipeline.erasure import bring_back
+from cv_platform.pipeline.platform import Platform
+from cv_platform.pipeline.published_clips import NotPublished, fetch_published
+from cv_platform.storage.ledger import erasures
+from cv_platform.storage.ledger.clip_keys import KeyDestroyed
+from cv_platform.storage.ledger.erasures import ErasureScope
+from cv_platform.storage.objects import ObjectMissing
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a bundle holds: clips, rows by table, and clips of which there are no pictures any more."""
+
+    clips: int
+    rows: dict[str, int]
+    without_pictures: int
+
+
+def write_bundle(
+    platform: Platform,
+    scope: ErasureScope,
+    path: Path,
+    *,
+    reference: str,
+    by: str,
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+) -> Bundle:
+    """Write the bundle as a ZIP file that only its owner can read.
+
+    Args:
+        scope: as an erasure's.
+        path: must not exist.
+        reference: the case's number.
+        by: who asks; stands in the audit log.
+        progress: told (clips done, clips in all).
+
+    Raises:
+        FileExistsError: there is something at `path`.
+        SealBroken: a clip is not what was published; nothing is left at `path`.
+    """
+    bring_back(platform, scope)
+    with platform.database.transaction() as connection:
+        clips = erasures.clips_in_scope(connection, scope)
+    path.touch(mode=0o600, exist_ok=False)
+    pictures = without = 0
+    counts: dict[str, int] = {}
+    try:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
+            for done, (clip_id, _) in enumerate(clips):
+                if _add_clip(platform, bundle, clip_id):
+                    pictures += 1
+                else:
+                    without += 1
+                progress(done + 1, len(clips))
+            for table in erasures.TABLES:
+                counts[table] = 0
+                with bundle.open(f"rows/{table}.jsonl", "w") as file:
+                    for row in _rows(platform, scope, table, [clip_id for clip_id, _ in clips]):
+                        file.write(json.dumps(row, default=str, sort_keys=True).encode() + b"\n")
+                        counts[table] += 1
+            summary = {
+                "reference": reference,
+                "scope": scope.as_json(),
+                "written_at": datetime.now(UTC).isoformat(),
+                "clips": pictures,
+                "clips without pictures": without,
+                "rows": counts,
+            }
+            bundle.writestr("README.json", json.dumps(summary, indent=2))
+    except BaseException:
+        path.unlink()
+        raise
+    audit.record(
+        platform.database,
+        actor=by,
+        action="access.bundled",
+        details={"reference": reference, "kind": scope.kind, "clips": pictures, "rows": counts},
+    )
+    return Bundle(pictures, counts, without)
+
+
+def _add_clip(platform: Platform, bundle: zipfile.ZipFile, clip_id: uuid.UUID) -> bool:
+    with platform.scratch() as folder:
+        target = folder / "clip.mp4"
+        try:
+            found = fetch_published(platform, clip_id, target)
+        except (NotPublished, ObjectMissing, KeyDestroyed):
+            return False
+        bundle.write(target, f"clips/{clip_id}.mp4", compress_type=zipfile.ZIP_STORED)
+        bundle.writestr(f"clips/{clip_id}.certificate.json", found.certificate)
+    return True
+
+
+def _rows(platform: Platform, scope: ErasureScope, table: str, clip_ids: list[uuid.UUID]) -> Iterator[dict[str, Any]]:
+    with platform.database.transaction() as connection:
+        yield from erasures.rows_of_scope(connection, scope, table, clip_ids)
