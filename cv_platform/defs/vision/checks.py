@@ -54,14 +54,14 @@ def quarantine(
 
 @_check(
     raw_clips,
-    description="received = in progress + published + quarantined + superseded + expired + erased",
+    description="Of the day: received = in progress + published + quarantined + superseded + expired + erased",
 )
 def ledger_balance(
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[PlatformResource]
 ) -> dg.AssetCheckResult:
     from cv_platform.storage.ledger.queries import balance
 
-    found = balance(platform.database())
+    found = balance(platform.database(), day=date.fromisoformat(context.partition_key))
     return dg.AssetCheckResult(
         passed=found.balances,
         severity=dg.AssetCheckSeverity.ERROR,

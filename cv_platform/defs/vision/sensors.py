@@ -43,11 +43,13 @@ def pending_work(settings: Settings) -> dg.SensorDefinition:
         from cv_platform.governance.adoption import adopt_policy
         from cv_platform.pipeline.stages import current_versions
         from cv_platform.storage.ledger.scopes import note_requests, pending_scopes
+        from cv_platform.storage.ledger.tallies import sum_tallies
         from cv_platform.storage.ledger.versions import adopt_versions
 
         opened = platform.open(run_id="pending_work", log=context.log)
         if adopt_policy(opened.database, opened.policy, actor="pending_work"):
             context.log.info("a new policy is in force")
+        sum_tallies(opened.database)
         restarted = adopt_versions(opened.database, current_versions(opened))
         for stage, clips in restarted.items():
             context.log.info(f"{stage} has a new version: {clips} clips start again")

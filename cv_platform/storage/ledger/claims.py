@@ -28,7 +28,7 @@ AT_CURRENT_VERSION = (
 def claim_clips(
     database: Database, stage: str, *, version: str, scope: Scope, run_id: str, lease_s: float, limit: int
 ) -> list[Claim]:
-    """Claim clips that wait at a stage, or whose lease has run out; oldest first.
+    """Claim clips whose lease has run out, then clips that wait at a stage: by day and site, oldest first.
 
     Each claimed row's fence goes up, so that whoever held it before can no longer commit. A worker at a version that
     the deployment has left gets nothing.
@@ -36,13 +36,19 @@ def claim_clips(
     with database.transaction() as connection:
         rows = connection.execute(
             f"""
-            WITH wanted AS (
+            WITH given_up AS (
                 SELECT clip_id FROM cv.stages
-                WHERE stage = %(stage)s AND {_in_scope(scope)}
-                  AND state IN ('pending', 'running')
-                  AND CASE state WHEN 'pending' THEN next_attempt_at <= now() ELSE lease_expires_at < now() END
+                WHERE stage = %(stage)s AND {_in_scope(scope)} AND state = 'running' AND lease_expires_at < now()
                   AND {AT_CURRENT_VERSION}
-                ORDER BY captured_at, clip_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+                ORDER BY lease_expires_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+            ), waiting AS (
+                SELECT clip_id FROM cv.stages
+                WHERE stage = %(stage)s AND {_in_scope(scope)} AND state = 'pending' AND next_attempt_at <= now()
+                  AND {AT_CURRENT_VERSION}
+                ORDER BY capture_date, site_id, captured_at, clip_id
+                LIMIT %(limit)s - (SELECT count(*) FROM given_up) FOR UPDATE SKIP LOCKED
+            ), wanted AS (
+                SELECT clip_id FROM given_up UNION ALL SELECT clip_id FROM waiting
             ), taken AS (
                 UPDATE cv.stages s
                 SET state = 'running', fence = s.fence + 1, version = %(version)s, run_id = %(run_id)s,
@@ -160,7 +166,9 @@ def _in_scope(scope: Scope) -> str:
     parts = ["true"]
     if scope.capture_date is not None:
         parts.append("capture_date = %(capture_date)s")
-    if scope.sites:
+    if len(scope.sites) == 1:
+        parts.append("site_id = %(site)s")  # lets the index give them in order
+    elif scope.sites:
         parts.append("site_id = ANY(%(sites)s)")
     if scope.cameras:
         parts.append("camera_id = ANY(%(cameras)s)")
@@ -168,4 +176,9 @@ def _in_scope(scope: Scope) -> str:
 
 
 def _scope_values(scope: Scope) -> dict[str, object]:
-    return {"capture_date": scope.capture_date, "sites": list(scope.sites), "cameras": list(scope.cameras)}
+    return {
+        "capture_date": scope.capture_date,
+        "site": next(iter(scope.sites), None),
+        "sites": list(scope.sites),
+        "cameras": list(scope.cameras),
+    }

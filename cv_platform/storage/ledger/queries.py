@@ -36,19 +36,23 @@ class QuarantinedClip:
     quarantined_at: datetime
 
 
-def balance(database: Database) -> Balance:
-    """Clips received and clips by state, read at one moment.
+def balance(database: Database, *, day: date | None = None) -> Balance:
+    """Clips received and clips by state, of one day or of all, counted one by one at one moment.
+
+    Of all it takes as long as there are clips: `tallies.balance_now` answers at once.
 
     Received is counted as distinct (key, content) seen, states by the stages' rows where there are any: a clip whose
     stages say it is done and whose state says otherwise does not balance.
     """
     with database.transaction() as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        received = connection.execute("SELECT count(*) FROM cv.clips").fetchone()
+        received = connection.execute(
+            "SELECT count(*) FROM cv.clips WHERE (%(day)s::date IS NULL OR capture_date = %(day)s)", {"day": day}
+        ).fetchone()
         rows = connection.execute(
             """
             SELECT c.state, count(*) FROM cv.clips c
-            WHERE CASE c.state
+            WHERE (%(day)s::date IS NULL OR c.capture_date = %(day)s) AND CASE c.state
                 WHEN 'published' THEN c.published_sha256 IS NOT NULL
                 WHEN 'in_progress' THEN EXISTS (SELECT 1 FROM cv.stages s WHERE s.clip_id = c.clip_id
                                                 AND s.state IN ('pending', 'running', 'blocked'))
@@ -56,7 +60,8 @@ def balance(database: Database) -> Balance:
                                                     AND s.state IN ('pending', 'running', 'blocked'))
                 ELSE NOT EXISTS (SELECT 1 FROM cv.stages s WHERE s.clip_id = c.clip_id AND s.state = 'running')
             END GROUP BY c.state
-            """
+            """,
+            {"day": day},
         ).fetchall()
     states = dict.fromkeys(CLIP_STATES, 0) | dict(rows)
     return Balance(received=received[0] if received else 0, states=states)

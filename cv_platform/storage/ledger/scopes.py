@@ -42,12 +42,16 @@ def pending_scopes(
             """
             WITH open AS (
                 SELECT capture_date, site_id, count(*) AS n FROM cv.stages
-                WHERE state IN ('pending', 'running') AND stage <> 'tracks'
-                  AND CASE state WHEN 'pending' THEN next_attempt_at <= now() ELSE lease_expires_at < now() END
-                GROUP BY 1, 2
+                WHERE state = 'pending' AND stage <> 'tracks' AND next_attempt_at <= now() GROUP BY 1, 2
+              UNION ALL
+                SELECT capture_date, site_id, count(*) FROM cv.stages
+                WHERE state = 'running' AND stage <> 'tracks' AND lease_expires_at < now() GROUP BY 1, 2
               UNION ALL
                 SELECT first.capture_date, h.site_id, 1
-                FROM cv.camera_heads h CROSS JOIN LATERAL (
+                FROM (
+                    SELECT DISTINCT camera_id FROM cv.stages
+                    WHERE stage = 'tracks' AND state = 'pending' AND next_attempt_at <= now()
+                ) ready JOIN cv.camera_heads h USING (camera_id) CROSS JOIN LATERAL (
                     SELECT s.capture_date, s.state, s.next_attempt_at FROM cv.stages s
                     WHERE s.stage = 'tracks' AND s.state IN ('blocked', 'pending')
                       AND s.site_id = h.site_id AND s.camera_id = h.camera_id
@@ -94,10 +98,14 @@ def anything_open(database: Database, stage: str, scope: Scope) -> bool:
     """Whether a claim at the stage could find anything in the scope now."""
     with database.transaction() as connection:
         row = connection.execute(
-            "SELECT EXISTS (SELECT 1 FROM cv.stages WHERE stage = %(stage)s AND state IN ('pending', 'running')"
-            " AND (%(day)s::date IS NULL OR capture_date = %(day)s)"
-            " AND (%(sites)s::text[] = '{}' OR site_id = ANY(%(sites)s))"
-            " AND (%(cameras)s::text[] = '{}' OR camera_id = ANY(%(cameras)s)))",
+            "SELECT "
+            + " OR ".join(
+                f"EXISTS (SELECT 1 FROM cv.stages WHERE stage = %(stage)s AND state = '{state}'"
+                " AND (%(day)s::date IS NULL OR capture_date = %(day)s)"
+                " AND (%(sites)s::text[] = '{}' OR site_id = ANY(%(sites)s))"
+                " AND (%(cameras)s::text[] = '{}' OR camera_id = ANY(%(cameras)s)))"
+                for state in ("pending", "running")
+            ),
             {
                 "stage": stage,
                 "day": scope.capture_date,

@@ -105,8 +105,11 @@ CREATE TABLE cv.stages (
 COMMENT ON COLUMN cv.stages.state IS
     'blocked: an input is missing; pending: may be claimed; running: claimed; done; failed: quarantined here;
      stopped: the clip left the graph; frozen: done at an older version whose inputs are gone';
-CREATE INDEX stages_open ON cv.stages (stage, capture_date, site_id, captured_at, clip_id)
-    WHERE state IN ('pending', 'running');
+-- A claim takes the first of these that it may: what others hold does not stand in its way.
+CREATE INDEX stages_pending ON cv.stages (stage, capture_date, site_id, captured_at, clip_id) WHERE state = 'pending';
+CREATE INDEX stages_running ON cv.stages (stage, lease_expires_at) WHERE state = 'running';
+CREATE INDEX stages_unfinished ON cv.stages (site_id, capture_date, clip_id)
+    WHERE state IN ('blocked', 'pending', 'running');
 -- The first clip of a camera that tracking has not passed.
 CREATE INDEX stages_to_track ON cv.stages (site_id, camera_id, captured_at, clip_id)
     WHERE stage = 'tracks' AND state IN ('blocked', 'pending');
@@ -288,7 +291,68 @@ BEGIN
 END $$;
 """
 
+TALLIES = """
+-- How many clips and stages are in each state, as differences: whoever changes a state adds a row, so no two workers
+-- wait for each other, and a sum over few rows answers what a count over all clips would. Summed up from time to time.
+CREATE TABLE cv.tallies (
+    site_id text NOT NULL,
+    stage   text NOT NULL,
+    state   text NOT NULL,
+    n       bigint NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+COMMENT ON COLUMN cv.tallies.stage IS 'empty: the clips themselves';
+COMMENT ON COLUMN cv.tallies.site_id IS 'empty: an upload whose key names no site';
+
+CREATE FUNCTION cv.tally_rows() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    sign int := CASE TG_OP WHEN 'INSERT' THEN 1 ELSE -1 END;
+BEGIN
+    IF TG_TABLE_NAME = 'clips' THEN
+        INSERT INTO cv.tallies SELECT coalesce(site_id, ''), '', state, sign * count(*) FROM changed GROUP BY 1, 3;
+    ELSE
+        INSERT INTO cv.tallies SELECT site_id, stage, state, sign * count(*) FROM changed GROUP BY 1, 2, 3;
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION cv.tally_clip() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO cv.tallies VALUES
+        (coalesce(OLD.site_id, ''), '', OLD.state, -1), (coalesce(NEW.site_id, ''), '', NEW.state, 1);
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION cv.tally_stage() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO cv.tallies VALUES (OLD.site_id, OLD.stage, OLD.state, -1), (NEW.site_id, NEW.stage, NEW.state, 1);
+    RETURN NULL;
+END $$;
+
+-- New and deleted rows come in bulk; states change one by one, and a lease's renewal changes none.
+CREATE TRIGGER tally_new AFTER INSERT ON cv.clips
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION cv.tally_rows();
+CREATE TRIGGER tally_gone AFTER DELETE ON cv.clips
+    REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION cv.tally_rows();
+CREATE TRIGGER tally_change AFTER UPDATE OF state, site_id ON cv.clips FOR EACH ROW
+    WHEN (OLD.state <> NEW.state OR OLD.site_id IS DISTINCT FROM NEW.site_id) EXECUTE FUNCTION cv.tally_clip();
+CREATE TRIGGER tally_new AFTER INSERT ON cv.stages
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION cv.tally_rows();
+CREATE TRIGGER tally_gone AFTER DELETE ON cv.stages
+    REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION cv.tally_rows();
+CREATE TRIGGER tally_change AFTER UPDATE OF state ON cv.stages FOR EACH ROW
+    WHEN (OLD.state <> NEW.state) EXECUTE FUNCTION cv.tally_stage();
+
+-- Sums the differences up; another that does the same makes it do nothing.
+CREATE FUNCTION cv.sum_tallies() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_try_advisory_xact_lock(hashtext('cv.sum_tallies')) THEN
+        WITH summed AS (DELETE FROM cv.tallies RETURNING site_id, stage, state, n)
+        INSERT INTO cv.tallies SELECT site_id, stage, state, sum(n) FROM summed GROUP BY 1, 2, 3 HAVING sum(n) <> 0;
+    END IF;
+END $$;
+"""
+
 
 def upgrade() -> None:
-    for sql in (LEDGER, WAREHOUSE):
+    for sql in (LEDGER, WAREHOUSE, TALLIES):
         execute_script(sql)
