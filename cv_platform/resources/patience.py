@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import urllib3.exceptions
 from kubernetes.client import BatchV1Api, CoreV1Api
 from kubernetes.client.rest import ApiException
+from urllib3.exceptions import MaxRetryError, ProtocolError, TimeoutError
 
 PASSING: Final = frozenset({429, 500, 502, 503, 504})
 """Answers that may be another one a moment later."""
@@ -22,6 +22,7 @@ READING_S: Final = 20.0
 """Seconds for which a question is asked again: whoever asks can wait for the next round."""
 CHANGING_S: Final = 300.0
 """Seconds for which a change is tried again: giving up means a run that fails, or a pod that is left."""
+_UNREACHED: Final = (MaxRetryError, ProtocolError, TimeoutError)
 _FIRST_DELAY_S: Final = 0.5
 _LONGEST_DELAY_S: Final = 10.0
 
@@ -79,7 +80,7 @@ class PatientApi:
                 wait_s = max(_retry_after_s(error.headers), delay_s)
                 if self._clock() + wait_s > deadline:
                     raise
-            except urllib3.exceptions.HTTPError:
+            except _UNREACHED:
                 wait_s = delay_s
                 if self._clock() + wait_s > deadline:
                     raise

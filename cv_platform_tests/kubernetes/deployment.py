@@ -20,10 +20,11 @@ import yaml
 from cv_platform.embedded.processes import record_of, stop
 from cv_platform.pipeline.versions import current_versions
 from cv_platform.settings import Settings
+from cv_platform.storage.ledger.queries import balance
 from cv_platform.storage.ledger.versions import adopt_versions
 from cv_platform_tests.conftest import REPOSITORY
 from cv_platform_tests.kubernetes.instance import instance_config
-from cv_platform_tests.kubernetes.location import SENSORS
+from cv_platform_tests.kubernetes.location import CHECKS, SENSORS
 from cv_platform_tests.pipeline.world import World, short_clip
 from cv_platform_tests.servers import TestServers
 from cv_platform_tests.stubs.cluster import Cluster
@@ -110,6 +111,19 @@ class Deployment:
         infos = [storage.get_concurrency_info(key) for key in storage.get_concurrency_keys()]
         return sum(info.active_slot_count + info.pending_step_count + info.assigned_step_count for info in infos)
 
+    def manifests(self, step: str) -> list[dict[str, Any]]:
+        """Jobs that were posted for a step, of all runs."""
+        return [job for job in self.cluster.posted if job["metadata"]["labels"].get("dagster/op") == step]
+
+    def expect_rest(self) -> None:
+        """Nothing is left: no process, no pool slot, no row that is there twice, every clip published."""
+        self.wait("no process of a pod is left", lambda: not self.cluster.processes())
+        self.wait("no slot of a pool is left", lambda: self.slots_taken() == 0)
+        assert self.doubled() == []
+        assert set(self.world.states()) == {"published"}
+        books = balance(self.world.database)
+        assert books.balances
+
     def doubled(self) -> list[tuple[Any, ...]]:
         """Rows of the warehouse that are there more than once for one thing."""
         return self.world.rows(
@@ -127,7 +141,7 @@ class Deployment:
 
 @contextmanager
 def deployment(
-    servers: TestServers, folder: Path, *, sensors: str = "", faults: str = "", **values: Any
+    servers: TestServers, folder: Path, *, sensors: str = "", checks: bool = True, **values: Any
 ) -> Iterator[Deployment]:
     """Everything running; ended afterwards, whatever happened."""
     server = servers.postgres()
@@ -163,6 +177,7 @@ def deployment(
             "OMP_NUM_THREADS": "1",
             "PYTHONWARNINGS": "ignore",
             SENSORS: sensors,
+            CHECKS: "1" if checks else "0",
         }
         preloaded = Preloaded(
             folder,
@@ -173,7 +188,7 @@ def deployment(
         stack.callback(preloaded.stop)
         cluster = Cluster(
             folder / "pods",
-            environment={**environment, "CV_PLATFORM_FAULTS": faults},
+            environment=environment,
             secrets={"cv-platform-restricted": {"CV_TEST_RESTRICTED": SECRET_MARK}},
             preloaded=preloaded,
         )
@@ -211,4 +226,5 @@ def deployment(
         stack.callback(world.database.close)
         os.environ["CV_PLATFORM_DAGSTER_POSTGRES_URL"] = environment["CV_PLATFORM_DAGSTER_POSTGRES_URL"]
         instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
+        assert instance.run_launcher is not None  # it loads the cluster's configuration, for the test's own clients too
         yield Deployment(folder, settings, world, cluster, api, instance, environment)

@@ -42,7 +42,9 @@ class Node:
 
 
 CPU_NODE = Node("cpu-1")
-GPU_NODE = Node("gpu-1", {"nvidia.com/gpu.present": "true"}, gpus=8, taint="nvidia.com/gpu")
+GPU_NODES = tuple(
+    Node(name, {"nvidia.com/gpu.present": "true"}, gpus=8, taint="nvidia.com/gpu") for name in ("gpu-1", "gpu-2")
+)
 
 
 class Cluster:
@@ -61,7 +63,7 @@ class Cluster:
         *,
         environment: Mapping[str, str],
         secrets: Mapping[str, Mapping[str, str]] | None = None,
-        nodes: tuple[Node, ...] = (CPU_NODE, GPU_NODE),
+        nodes: tuple[Node, ...] = (CPU_NODE, *GPU_NODES),
         namespace: str = "cv",
         preloaded: Preloaded | None = None,
     ) -> None:
@@ -139,16 +141,15 @@ class Cluster:
 
     # what a test does
 
-    def running(self, **labels: str) -> list[Pod]:
-        """Pods that run and carry these labels; in names `__` stands for a slash, `_` for a dash."""
-        wanted = {key.replace("__", "/").replace("_", "-"): value for key, value in labels.items()}
+    def running(self, labels: Mapping[str, str]) -> list[Pod]:
+        """Pods that run and carry these labels."""
         with self._lock:
             return [
                 pod
                 for pod in self._pods.values()
                 if pod.object["status"]["phase"] == "Running"
                 and not pod.deleted.is_set()
-                and wanted.items() <= pod.object["metadata"]["labels"].items()
+                and labels.items() <= pod.object["metadata"]["labels"].items()
             ]
 
     def lose_node(self, name: str) -> None:
