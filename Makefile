@@ -27,7 +27,7 @@ COUNT := awk -v tty="$$([ -t 1 ] && echo 1 || true)" \
    /^Installing collected/ { if (tty) printf "\n"; print "  installing (this takes a minute or two)" } \
    END { if (tty) printf "\n" }'
 
-.PHONY: help demo up down test lint bench clean clean-state
+.PHONY: help demo up down test test-kubernetes lint bench clean clean-state
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,9 @@ down: ## stop all that up or demo started, by process id
 test: $(VENV)/.dev ## all tests, on real servers
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
+test-kubernetes: $(VENV)/.dev ## the real launcher and executor on a stub cluster: a backfill, and what goes wrong
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m kubernetes -n $(WORKERS) --dist loadfile cv_platform_tests/kubernetes
+
 lint: $(VENV)/.dev ## ruff, mypy, import contracts, dbt parse
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,7 +55,7 @@ lint: $(VENV)/.dev ## ruff, mypy, import contracts, dbt parse
 	$(BIN)/dbt --quiet parse --project-dir dbt --profiles-dir dbt
 
 bench: $(VENV)/.bench ## the benchmarks, one after the other
-	@for file in benchmarks/[!_]*.py; do \
+	@for file in benchmarks/[!_]*.py benchmarks/lifecycle; do \
 	  module=$${file%.py}; echo "== $${module#benchmarks/}"; $(BIN)/python -m "$${module//\//.}"; \
 	done
 
