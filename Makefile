@@ -30,7 +30,7 @@ COUNT := awk -v tty="$$([ -t 1 ] && echo 1 || true)" \
 .PHONY: help demo up down test test-kubernetes lint bench clean clean-state
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.demo ## run everything once: servers, sample footage (or CLIPS="…"), the whole graph, a summary
 	@$(BIN)/cv-platform demo $(CLIPS)
