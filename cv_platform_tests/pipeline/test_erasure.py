@@ -21,11 +21,13 @@ from cv_platform.governance.erasure.certificate import verify
 from cv_platform.governance.holds import HoldScope, place_hold, release_hold
 from cv_platform.pipeline import erasure
 from cv_platform.pipeline.erasure import bring_back
+from cv_platform.pipeline.keys import upload_key
 from cv_platform.pipeline.publishing import collect_garbage, write_preview
 from cv_platform.pipeline.warm_to_cold import warm_to_cold
 from cv_platform.storage.ledger.erasures import TABLES, ErasureScope, rows_of_scope
 from cv_platform.storage.ledger.queries import balance
 from cv_platform.storage.ledger.versions import adopt_versions
+from cv_platform_tests.conftest import S3Server
 from cv_platform_tests.pipeline import workers
 from cv_platform_tests.pipeline.world import MORNING, VERSIONS, World, short_clip
 
@@ -412,3 +414,50 @@ def test_erased_while_a_worker_has_the_clip_in_hand(make_world: Callable[..., Wo
     collect_garbage(world.platform)
     shutil.rmtree(world.settings.scratch, ignore_errors=True)
     assert not [name for name in stored_bytes(world) if name.startswith("store/")]
+
+
+def test_every_version_in_a_bucket_goes(
+    make_world: Callable[..., World], s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    client = s3_server.client()
+    for bucket in (s3_server.bucket, s3_server.restricted_bucket):
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    monkeypatch.setenv("CLIP_KEYS", "1f" * 32)
+    world = make_world(
+        object_store_url=f"s3://{s3_server.bucket}/data",
+        restricted_store_url=f"s3://{s3_server.restricted_bucket}",
+        s3_endpoint_url=s3_server.endpoint_url,
+        key_encryption_key="env:CLIP_KEYS",
+    )
+    footage(world, tmp_path)
+    key = upload_key("north", "cam1", MORNING)
+    # An upload that was deleted before the platform saw it: a version behind a marker.
+    client.put_object(Bucket=s3_server.restricted_bucket, Key=key, Body=b"older " + CANARY)
+    client.delete_object(Bucket=s3_server.restricted_bucket, Key=key)
+    [(clip_id,)] = world.rows(
+        "SELECT clip_id FROM cv.clips WHERE camera_id = 'cam1' AND state = 'published' ORDER BY captured_at LIMIT 1"
+    )
+
+    [(frames,)] = world.rows(
+        "SELECT output_key FROM cv.stages WHERE clip_id = %s AND stage = 'decoded_frames'", clip_id
+    )
+    client.put_object(Bucket=s3_server.restricted_bucket, Key=frames, Body=b"another version")
+
+    def versions() -> list[tuple[str, bytes]]:
+        found = []
+        for bucket in (s3_server.bucket, s3_server.restricted_bucket):
+            answer = client.list_object_versions(Bucket=bucket)
+            assert not answer["IsTruncated"]
+            for entry in answer.get("Versions", []):
+                body = client.get_object(Bucket=bucket, Key=entry["Key"], VersionId=entry["VersionId"])["Body"]
+                found.append((entry["Key"], body.read()))
+        return found
+
+    before = versions()
+    assert any(CANARY in data for _, data in before), "a version of the plain upload is still there"
+    document = erase(world)
+    after = versions()
+    assert not [name for name, data in after if CANARY in data or str(clip_id) in name or name == key]
+    assert 0 < len(after) < len(before)
+    counted = document["erased"]["objects"]["restricted"]
+    assert (counted["objects"], counted["versions"], counted["locked"]) == (3, 4, 0)  # upload, vault, frames twice
