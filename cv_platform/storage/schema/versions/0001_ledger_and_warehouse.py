@@ -108,7 +108,7 @@ COMMENT ON COLUMN cv.stages.state IS
 -- A claim takes the first of these that it may: what others hold does not stand in its way.
 CREATE INDEX stages_pending ON cv.stages (stage, capture_date, site_id, captured_at, clip_id) WHERE state = 'pending';
 CREATE INDEX stages_running ON cv.stages (stage, lease_expires_at) WHERE state = 'running';
-CREATE INDEX stages_unfinished ON cv.stages (site_id, capture_date, clip_id)
+CREATE INDEX stages_unfinished ON cv.stages (clip_id)
     WHERE state IN ('blocked', 'pending', 'running');
 -- The first clip of a camera that tracking has not passed.
 CREATE INDEX stages_to_track ON cv.stages (site_id, camera_id, captured_at, clip_id)
