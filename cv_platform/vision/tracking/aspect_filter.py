@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from cv_platform.vision.compiled import compiled
 from cv_platform.vision.tracking import kalman
+from cv_platform.vision.tracking.rows import MISSES, corners_of_aspect
 
 Rows = npt.NDArray[np.float64]
 
@@ -40,6 +41,17 @@ def predict(row: Rows) -> None:
     """Advance the filter in `row` (20,) by one frame."""
     height = row[3]
     kalman.predict(row, _variances(POSITION_WEIGHT * height, 1e-2), _variances(VELOCITY_WEIGHT * height, 1e-5))
+
+
+@compiled
+def predict_tracks(filters: Rows, marks: npt.NDArray[np.int64], live: int) -> Rows:
+    """Advance all tracks by one frame, which counts as missed until a match; their boxes (live, 4), x1, y1, x2, y2."""
+    predicted = np.zeros((live, 4))
+    for t in range(live):
+        predict(filters[t])
+        corners_of_aspect(filters[t], predicted[t])
+        marks[t, MISSES] += 1
+    return predicted
 
 
 @compiled

@@ -16,14 +16,17 @@ from cv_platform.vision.tracking.rows import (
     LIVE,
     MISSES,
     TRACK_ID,
+    Columns,
+    Table,
+    answer,
     aspect_of_corners,
-    confirm,
+    begin,
     corners_of_aspect,
     drop,
     has_area,
-    keep,
+    take_down,
 )
-from cv_platform.vision.tracking.table import Columns, TableTracker, check_fractions, check_frames
+from cv_platform.vision.tracking.table import TableTracker, check_fractions, check_frames
 
 AGE = 3
 MARKS = 4
@@ -85,14 +88,8 @@ class ByteTracker(TableTracker):
 
     def _step(self, columns: Columns) -> int:
         return _step(
-            self._filters,
-            self._marks,
-            self._counters,
-            columns.boxes,
-            columns.scores,
-            columns.class_ids,
-            columns.track_ids,
-            columns.rows,
+            self._table,
+            columns,
             self.track_threshold,
             self.low_threshold,
             self.new_threshold,
@@ -104,14 +101,8 @@ class ByteTracker(TableTracker):
 
 @compiled
 def _step(
-    filters: npt.NDArray[np.float64],
-    marks: npt.NDArray[np.int64],
-    counters: npt.NDArray[np.int64],
-    boxes: npt.NDArray[np.float32],
-    scores: npt.NDArray[np.float32],
-    class_ids: npt.NDArray[np.int16],
-    track_ids: npt.NDArray[np.int32],
-    rows: npt.NDArray[np.int64],
+    table: Table,
+    columns: Columns,
     track_threshold: float,
     low_threshold: float,
     new_threshold: float,
@@ -120,16 +111,15 @@ def _step(
     filtered: bool,
 ) -> int:
     """One frame; packs the detections of confirmed tracks to the front of the columns and returns how many."""
+    filters, marks, counters = table
+    boxes, scores, class_ids, _, _ = columns
     counters[FRAME] += 1
     live, n = counters[LIVE], len(boxes)
-    predicted = np.zeros((live, 4))
     for t in range(live):
         if marks[t, MISSES] > 0:
             filters[t, kalman.VELOCITY + 3] = 0.0  # a lost track keeps its height
-        aspect_filter.predict(filters[t])
-        corners_of_aspect(filters[t], predicted[t])
-        marks[t, MISSES] += 1
         marks[t, AGE] += 1
+    predicted = aspect_filter.predict_tracks(filters, marks, live)
     overlaps = iou_matrix(predicted, marks, boxes, class_ids)
 
     # in three rounds: confirmed tracks with strong detections, those seen a frame ago with weak ones, and the tracks on
@@ -152,11 +142,7 @@ def _step(
                     similarity[t, d] = SECOND_LIMIT - (1.0 - overlaps[t, d])
                 else:
                     similarity[t, d] = PROBATION_LIMIT - (1.0 - overlaps[t, d] * scores[d])
-        found = match(similarity)
-        for t in range(live):
-            if found[t] >= 0:
-                detection_of[t] = found[t]
-                track_of[found[t]] = t
+        take_down(match(similarity), detection_of, track_of)
 
     gone = np.zeros(live + n, np.bool_)
     measured = np.empty(4)
@@ -172,8 +158,7 @@ def _step(
         if track_of[d] < 0 and scores[d] >= new_threshold and scores[d] > track_threshold and has_area(boxes[d]):
             aspect_of_corners(boxes[d], measured)
             aspect_filter.start(filters[live], measured)
-            marks[live] = 0
-            marks[live, CLASS] = class_ids[d]
+            begin(marks[live], class_ids[d])
             track_of[d] = live
             live += 1
 
@@ -181,8 +166,7 @@ def _step(
     for d in range(n):
         t = track_of[d]
         if t >= 0 and (marks[t, AGE] > 0 or counters[FRAME] == 1):
-            confirm(marks[t], counters)
-            keep(kept, d, marks[t, TRACK_ID], boxes, scores, class_ids, track_ids, rows)
+            answer(kept, d, marks[t], counters, columns)
             if filtered:
                 corners_of_aspect(filters[t], boxes[kept])
             kept += 1

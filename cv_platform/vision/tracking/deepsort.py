@@ -19,14 +19,16 @@ from cv_platform.vision.tracking.rows import (
     LIVE,
     MISSES,
     TRACK_ID,
+    Columns,
+    Table,
+    answer,
     aspect_of_corners,
-    confirm,
+    begin,
     corners_of_aspect,
     drop,
     has_area,
-    keep,
 )
-from cv_platform.vision.tracking.table import Columns, TableTracker, check_fractions, check_frames
+from cv_platform.vision.tracking.table import TableTracker, check_fractions, check_frames
 
 if TYPE_CHECKING:
     from cv_platform.vision.embeddings import Embedder
@@ -162,17 +164,11 @@ class DeepSortTracker(TableTracker):
             grown[: len(self._gallery)] = self._gallery
             self._gallery = grown
         return _step(
-            self._filters,
-            self._marks,
-            self._counters,
-            columns.boxes,
-            columns.scores,
-            columns.class_ids,
-            columns.track_ids,
-            columns.rows,
+            self._table,
+            columns,
             self._gallery,
             self._vectors,
-            self._likeness(live, len(columns.rows)),
+            self._likeness(live, len(columns[0])),
             self.score_threshold,
             self.max_cosine_distance,
             self.max_iou_distance,
@@ -197,14 +193,8 @@ class DeepSortTracker(TableTracker):
 
 @compiled
 def _step(
-    filters: npt.NDArray[np.float64],
-    marks: npt.NDArray[np.int64],
-    counters: npt.NDArray[np.int64],
-    boxes: npt.NDArray[np.float32],
-    scores: npt.NDArray[np.float32],
-    class_ids: npt.NDArray[np.int16],
-    track_ids: npt.NDArray[np.int32],
-    rows: npt.NDArray[np.int64],
+    table: Table,
+    columns: Columns,
     gallery: npt.NDArray[np.float32],
     vectors: npt.NDArray[np.float32],
     likeness: npt.NDArray[np.float32],
@@ -216,13 +206,11 @@ def _step(
     filtered: bool,
 ) -> int:
     """One frame; packs the detections of confirmed tracks to the front of the columns and returns how many."""
+    filters, marks, counters = table
+    boxes, scores, class_ids, _, _ = columns
     counters[FRAME] += 1
     live, n = counters[LIVE], len(boxes)
-    predicted = np.zeros((live, 4))
-    for t in range(live):
-        aspect_filter.predict(filters[t])
-        corners_of_aspect(filters[t], predicted[t])
-        marks[t, MISSES] += 1
+    predicted = aspect_filter.predict_tracks(filters, marks, live)
     free = np.zeros(n, np.bool_)
     measured = np.zeros((n, 4))
     for d in range(n):
@@ -247,8 +235,7 @@ def _step(
     for d in range(n):
         if free[d]:
             aspect_filter.start(filters[live], measured[d])
-            marks[live] = 0
-            marks[live, CLASS] = class_ids[d]
+            begin(marks[live], class_ids[d])
             marks[live, HITS] = 1
             track_of[d] = live
             live += 1
@@ -261,8 +248,7 @@ def _step(
         gallery[t, marks[t, VECTORS] % gallery.shape[1]] = vectors[d]
         marks[t, VECTORS] += 1
         if marks[t, HITS] >= n_init:
-            confirm(marks[t], counters)
-            keep(kept, d, marks[t, TRACK_ID], boxes, scores, class_ids, track_ids, rows)
+            answer(kept, d, marks[t], counters, columns)
             if filtered:
                 corners_of_aspect(filters[t], boxes[kept])
             kept += 1

@@ -11,34 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from cv_platform.vision.compiled import compiled
-from cv_platform.vision.tracking import kalman
+from cv_platform.vision.tracking import area_filter, kalman
+from cv_platform.vision.tracking.area_filter import STREAK
 from cv_platform.vision.tracking.assignment import match
 from cv_platform.vision.tracking.base import OutputBoxes
 from cv_platform.vision.tracking.overlap import iou_matrix
 from cv_platform.vision.tracking.rows import (
-    CLASS,
     FRAME,
     LIVE,
     MISSES,
-    TRACK_ID,
-    area_of_corners,
-    confirm,
-    corners_of_area,
+    Columns,
+    Table,
+    begin,
     drop_missing,
     has_area,
-    keep,
-    move,
+    take_down,
 )
-from cv_platform.vision.tracking.sort import (
-    MEASUREMENT_NOISE,
-    POSITION_NOISE,
-    START_POSITION,
-    START_VELOCITY,
-    VELOCITY_NOISE,
-)
-from cv_platform.vision.tracking.table import Columns, TableTracker, check_fractions, check_frames
+from cv_platform.vision.tracking.table import TableTracker, check_fractions, check_frames
 
-STREAK, AGE = 3, 4
+AGE = 4
 MARKS = 5
 
 # Columns after the filter: the filter as it was in the first frame without a match, the last observed box, the
@@ -101,14 +92,8 @@ class OcSortTracker(TableTracker):
 
     def _step(self, columns: Columns) -> int:
         return _step(
-            self._filters,
-            self._marks,
-            self._counters,
-            columns.boxes,
-            columns.scores,
-            columns.class_ids,
-            columns.track_ids,
-            columns.rows,
+            self._table,
+            columns,
             self.score_threshold,
             self.max_age,
             self.min_hits,
@@ -121,14 +106,8 @@ class OcSortTracker(TableTracker):
 
 @compiled
 def _step(
-    filters: npt.NDArray[np.float64],
-    marks: npt.NDArray[np.int64],
-    counters: npt.NDArray[np.int64],
-    boxes: npt.NDArray[np.float32],
-    scores: npt.NDArray[np.float32],
-    class_ids: npt.NDArray[np.int16],
-    track_ids: npt.NDArray[np.int32],
-    rows: npt.NDArray[np.int64],
+    table: Table,
+    columns: Columns,
     score_threshold: float,
     max_age: int,
     min_hits: int,
@@ -138,10 +117,12 @@ def _step(
     filtered: bool,
 ) -> int:
     """One frame; packs the detections of confirmed tracks to the front of the columns and returns how many."""
+    filters, marks, counters = table
+    boxes, scores, class_ids, _, _ = columns
     counters[FRAME] += 1
-    early = counters[FRAME] <= min_hits
     n = len(boxes)
-    predicted, live = _predict(filters, marks, counters[LIVE])
+    marks[: counters[LIVE], AGE] += 1
+    predicted, live = area_filter.predict_tracks(filters, marks, counters[LIVE])
     overlaps = iou_matrix(predicted[:live], marks, boxes, class_ids)
 
     similarity = np.zeros((live, n))
@@ -150,11 +131,8 @@ def _step(
             if scores[d] > score_threshold and overlaps[t, d] >= iou_threshold and overlaps[t, d] > 0.0:
                 turn = _momentum(filters[t], marks[t, AGE], boxes[d], delta_t) * inertia * scores[d]
                 similarity[t, d] = overlaps[t, d] + turn
-    detection_of = match(similarity)
-    track_of = np.full(n, -1, np.int64)
-    for t in range(live):
-        if detection_of[t] >= 0:
-            track_of[detection_of[t]] = t
+    detection_of, track_of = np.full(live, -1, np.int64), np.full(n, -1, np.int64)
+    take_down(match(similarity), detection_of, track_of)
 
     # recovery: who is left, at the place where it was last seen
     overlaps = iou_matrix(filters[:live, LAST : LAST + 4], marks, boxes, class_ids)
@@ -163,11 +141,7 @@ def _step(
             free = detection_of[t] < 0 and track_of[d] < 0 and scores[d] > score_threshold
             if not free or overlaps[t, d] < iou_threshold:
                 overlaps[t, d] = 0.0
-    recovered = match(overlaps)
-    for t in range(live):
-        if recovered[t] >= 0:
-            detection_of[t] = recovered[t]
-            track_of[recovered[t]] = t
+    take_down(match(overlaps), detection_of, track_of)
 
     measured = np.empty(4)
     for t in range(live):
@@ -178,57 +152,22 @@ def _step(
             continue
         if marks[t, MISSES] > 1:
             _update_again(filters[t], boxes[d], marks[t, MISSES])
-        area_of_corners(boxes[d], measured)
-        kalman.correct(filters[t], measured, MEASUREMENT_NOISE)
+        area_filter.correct(filters[t], boxes[d], measured)
         _observe(filters[t], marks[t, AGE], boxes[d], delta_t)
         marks[t, MISSES] = 0
         marks[t, STREAK] += 1
     for d in range(n):
         if track_of[d] < 0 and scores[d] > score_threshold and has_area(boxes[d]):
             filters[live] = 0.0
-            marks[live] = 0
-            area_of_corners(boxes[d], measured)
-            kalman.start(filters[live], measured, START_POSITION, START_VELOCITY)
+            area_filter.start(filters[live], boxes[d], measured)
             _remember(filters[live], 0, boxes[d], delta_t)
-            marks[live, CLASS] = class_ids[d]
+            begin(marks[live], class_ids[d])
             track_of[d] = live
             live += 1
 
-    kept = 0
-    for d in range(n):
-        t = track_of[d]
-        if t >= 0 and (early or marks[t, STREAK] >= min_hits):
-            confirm(marks[t], counters)
-            keep(kept, d, marks[t, TRACK_ID], boxes, scores, class_ids, track_ids, rows)
-            if filtered:
-                corners_of_area(filters[t], boxes[kept])
-            kept += 1
-
+    kept = area_filter.answers(table, columns, track_of, min_hits, filtered)
     counters[LIVE] = drop_missing(filters, marks, live, max_age)
     return kept
-
-
-@compiled
-def _predict(
-    filters: npt.NDArray[np.float64], marks: npt.NDArray[np.int64], live: int
-) -> tuple[npt.NDArray[np.float64], int]:
-    """Advance all tracks; returns their boxes (live, 4) and how many are left: one whose area turned negative goes."""
-    predicted = np.empty((live, 4))
-    left = 0
-    for t in range(live):
-        row = filters[t]
-        if row[2] + row[6] <= 0.0:
-            row[6] = 0.0
-        kalman.predict(row, POSITION_NOISE, VELOCITY_NOISE)
-        if marks[t, MISSES] > 0:
-            marks[t, STREAK] = 0
-        marks[t, MISSES] += 1
-        marks[t, AGE] += 1
-        if not corners_of_area(row, predicted[left]):
-            continue
-        move(filters, marks, t, left)
-        left += 1
-    return predicted, left
 
 
 @compiled
@@ -302,7 +241,5 @@ def _update_again(row: npt.NDArray[np.float64], box: npt.NDArray[np.float32], ga
         measured[1] = old_y + (new_y - old_y) * share
         measured[2] = width * height
         measured[3] = width / height
-        kalman.correct(row, measured, MEASUREMENT_NOISE)
-        if row[2] + row[6] <= 0.0:
-            row[6] = 0.0
-        kalman.predict(row, POSITION_NOISE, VELOCITY_NOISE)
+        kalman.correct(row, measured, area_filter.MEASUREMENT_NOISE)
+        area_filter.predict(row)

@@ -14,28 +14,25 @@ import numpy.typing as npt
 
 from cv_platform.vision.detections import Detections
 from cv_platform.vision.tracking.base import OutputBoxes
-from cv_platform.vision.tracking.rows import FRAME, LIVE, NEXT_ID, TRACK_ID
+from cv_platform.vision.tracking.rows import FRAME, LIVE, NEXT_ID, TRACK_ID, Columns, Table
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
-class Columns:
+def columns_of(detections: Detections) -> Columns:
     """Fresh copies of a frame's detections, and room for the track ids and row numbers of the answer.
 
-    Copies are always contiguous and writable, so there is one compiled version of each step; the step packs the rows
-    that it keeps to the front of them, in place.
+    Copies are always contiguous and writable, so there is one compiled version of each step.
     """
-
-    __slots__ = ("boxes", "class_ids", "rows", "scores", "track_ids")
-
-    def __init__(self, detections: Detections) -> None:
-        count = len(detections.scores)
-        self.boxes = np.array(detections.boxes, order="C")
-        self.scores = np.array(detections.scores, order="C")
-        self.class_ids = np.array(detections.class_ids, order="C")
-        self.track_ids = np.empty(count, np.int32)
-        self.rows = np.empty(count, np.int64)
+    count = len(detections.scores)
+    return (
+        detections.boxes.copy(),
+        detections.scores.copy(),
+        detections.class_ids.copy(),
+        np.empty(count, np.int32),
+        np.empty(count, np.int64),
+    )
 
 
 class TableTracker(ABC):
@@ -59,10 +56,14 @@ class TableTracker(ABC):
 
     def update(self, detections: Detections, *, frame: npt.NDArray[np.uint8] | None = None) -> Detections:
         """Advance by one frame: see `Tracker.update`. `frame` is not looked at."""
-        columns = Columns(detections)
-        self._reserve(len(columns.rows))
+        columns = columns_of(detections)
+        self._reserve(len(columns[0]))
         kept = self._step(columns)
         return self._answer(detections, columns, kept)
+
+    @property
+    def _table(self) -> Table:
+        return self._filters, self._marks, self._counters
 
     @property
     def matched_rows(self) -> npt.NDArray[np.int64]:
@@ -134,14 +135,15 @@ class TableTracker(ABC):
 
     def _answer(self, detections: Detections, columns: Columns, kept: int) -> Detections:
         """The first `kept` rows as Detections. Built without validation: the rows come from valid Detections."""
-        self._matched_rows = columns.rows[:kept]
+        boxes, scores, class_ids, track_ids, rows = columns
+        self._matched_rows = rows[:kept]
         embeddings = detections.embeddings
         answer = object.__new__(Detections)
         answer.__dict__.update(
-            boxes=columns.boxes[:kept],
-            scores=columns.scores[:kept],
-            class_ids=columns.class_ids[:kept],
-            track_ids=columns.track_ids[:kept],
+            boxes=boxes[:kept],
+            scores=scores[:kept],
+            class_ids=class_ids[:kept],
+            track_ids=track_ids[:kept],
             embeddings=None if embeddings is None else embeddings[self._matched_rows],
         )
         return answer

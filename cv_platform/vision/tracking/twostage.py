@@ -17,8 +17,20 @@ from cv_platform.vision.compiled import compiled
 from cv_platform.vision.tracking import kalman
 from cv_platform.vision.tracking.assignment import match, sort_in_place
 from cv_platform.vision.tracking.base import OutputBoxes
-from cv_platform.vision.tracking.rows import CLASS, FRAME, LIVE, MISSES, TRACK_ID, confirm, drop, has_area, keep
-from cv_platform.vision.tracking.table import Columns, TableTracker, check_fractions, check_frames
+from cv_platform.vision.tracking.rows import (
+    CLASS,
+    FRAME,
+    LIVE,
+    MISSES,
+    TRACK_ID,
+    Columns,
+    Table,
+    answer,
+    begin,
+    drop,
+    has_area,
+)
+from cv_platform.vision.tracking.table import TableTracker, check_fractions, check_frames
 
 MARKS = 3
 EVIDENCE = kalman.WIDTH  # column after the filter
@@ -127,14 +139,8 @@ class TwoStageTracker(TableTracker):
 
     def _step(self, columns: Columns) -> int:
         return _step(
-            self._filters,
-            self._marks,
-            self._counters,
-            columns.boxes,
-            columns.scores,
-            columns.class_ids,
-            columns.track_ids,
-            columns.rows,
+            self._table,
+            columns,
             self._score_limits,
             self._thresholds,
             self._expansions,
@@ -148,14 +154,8 @@ class TwoStageTracker(TableTracker):
 
 @compiled
 def _step(
-    filters: npt.NDArray[np.float64],
-    marks: npt.NDArray[np.int64],
-    counters: npt.NDArray[np.int64],
-    boxes: npt.NDArray[np.float32],
-    scores: npt.NDArray[np.float32],
-    class_ids: npt.NDArray[np.int16],
-    track_ids: npt.NDArray[np.int32],
-    rows: npt.NDArray[np.int64],
+    table: Table,
+    columns: Columns,
     score_limits: npt.NDArray[np.float64],
     thresholds: npt.NDArray[np.float64],
     expansions: npt.NDArray[np.float64],
@@ -170,6 +170,8 @@ def _step(
     `score_limits` are strong, weak, new; `thresholds` a round's each; `expansions` for confirmed tracks, its growth,
     for tracks on probation; `weights` of height and score, and the fading.
     """
+    filters, marks, counters = table
+    boxes, scores, class_ids, _, _ = columns
     counters[FRAME] += 1
     live, n = counters[LIVE], len(boxes)
     _predict(filters, marks, live)
@@ -235,9 +237,7 @@ def _step(
     for d in range(n):
         if track_of[d] < 0 and scores[d] >= score_limits[2] and has_area(boxes[d]):
             _start(filters[live], measured[d])
-            marks[live, TRACK_ID] = 0
-            marks[live, MISSES] = 0
-            marks[live, CLASS] = class_ids[d]
+            begin(marks[live], class_ids[d])
             filters[live, EVIDENCE] = np.float64(scores[d]) ** 2
             track_of[d] = live
             live += 1
@@ -248,9 +248,8 @@ def _step(
         if t < 0:
             continue
         if marks[t, TRACK_ID] > 0 or filters[t, EVIDENCE] >= confirmation or counters[FRAME] == 1:
-            confirm(marks[t], counters)
+            answer(kept, d, marks[t], counters, columns)
             filters[t, EVIDENCE] = 0.0  # what a confirmed track was once worth must not keep equal states apart
-            keep(kept, d, marks[t, TRACK_ID], boxes, scores, class_ids, track_ids, rows)
             if filtered:
                 _estimate(filters[t], boxes[kept])
             kept += 1
