@@ -268,7 +268,7 @@ class Scrubbed:
 def scrub_destroyed_keys(database: Database, *, full: bool, actor: str) -> Scrubbed:
     """Have PostgreSQL free, or with `full` overwrite, what it still holds of destroyed and replaced keys.
 
-    docs/keys.md says what stays and for how long. `full` locks the table of keys against everyone for about a second a
+    docs/keys.md says what stays and for how long. `full` locks the table of keys against everyone for some seconds a
     million keys. Checkpoint and log switch need a role that may; without it they are left to PostgreSQL's own schedule.
     """
     with psycopg.connect(database.url, autocommit=True) as connection:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -110,6 +111,16 @@ def open_platform(settings: Settings, database: Database) -> Platform:
     cold = ObjectStore(settings.store_url, endpoint_url=settings.s3_endpoint_url, region=settings.s3_region)
     hot = HotStore(settings.redis_url, ttl_s=settings.hot_ttl_s) if settings.redis_url else None
     return Platform(settings=settings, database=database, restricted=restricted, cold=cold, hot=hot)
+
+
+_UNFINISHED_AFTER = timedelta(days=1)
+
+
+def sweep_unfinished_uploads(platform: Platform) -> int:
+    """Delete parts of objects that killed writers left in the stores: raw bytes that no listing shows."""
+    places = [(platform.restricted, name) for name in ("raw", "vault", "frames")]
+    places += [(platform.cold, name) for name in ("staging", "blurred", "previews", "detections")]
+    return sum(store.sweep_unfinished(name, older_than=_UNFINISHED_AFTER) for store, name in places)
 
 
 def sweep_scratch(settings: Settings) -> int:

@@ -374,6 +374,43 @@ class ObjectStore:
                 if key.endswith("/") or entry["Key"] == whole:
                     yield entry["Key"], entry["VersionId"], marker
 
+    def sweep_unfinished(self, prefix: str, *, older_than: timedelta) -> int:
+        """Delete what writers that are gone began under the folder `prefix` and never ended; returns how many.
+
+        No listing shows these parts: in a folder files like `name#1`, on S3 multipart uploads.
+
+        Args:
+            older_than: since a part was last written, on S3 since its upload began; longer than any upload takes.
+        """
+        before = datetime.now(UTC) - older_than
+        return self._sweep_folder(prefix, before) if self.folder is not None else self._sweep_bucket(prefix, before)
+
+    def _sweep_folder(self, prefix: str, before: datetime) -> int:
+        assert self.folder is not None
+        swept = 0
+        for folder, _, names in os.walk(self.folder / prefix):
+            for path in (Path(folder, name) for name in names if _BEING_WRITTEN.fullmatch(name)):
+                try:
+                    if path.lstat().st_mtime < before.timestamp():
+                        path.unlink()
+                        swept += 1
+                except FileNotFoundError:
+                    continue  # its writer has just ended
+        return swept
+
+    def _sweep_bucket(self, prefix: str, before: datetime) -> int:
+        base = f"{self._prefix}/" if self._prefix else ""
+        pages = self._client().get_paginator("list_multipart_uploads")
+        swept = 0
+        for page in pages.paginate(Bucket=self._bucket, Prefix=f"{base}{prefix.strip('/')}/"):
+            for upload in page.get("Uploads", []):
+                if upload["Initiated"] < before:
+                    self._client().abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+                    swept += 1
+        return swept
+
     def list(self, prefix: str, *, after: str | None = None, chunk_size: int = 1000) -> Iterator[ObjectInfo]:
         """Objects whose keys start with the folder `prefix`, behind the key `after`, in order of key.
 
@@ -417,6 +454,10 @@ class ObjectStore:
 
             self._boto3 = boto3.client("s3", **self._boto3_options)
         return self._boto3
+
+    def bucket(self) -> tuple[S3Client, str, str]:
+        """boto3's client, the bucket, and what stands before every key; only where this is S3."""
+        return self._client(), self._bucket, f"{self._prefix}/" if self._prefix else ""
 
     def link(self, key: str, *, expires_in: timedelta) -> str:
         """An address for a person's browser: a signed URL on S3, a file URL for a folder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -197,3 +198,22 @@ def test_where_versions_are_kept_that_content_goes_with_all_of_them(s3_server: S
     left = s3.list_object_versions(Bucket=s3_server.bucket)["Versions"]
     assert sorted((entry["Key"], entry["Size"]) for entry in left) == [("raw/x", 5), ("raw/xy", 5)]
     assert store.get_bytes("raw/x") == b"other"
+
+
+def test_parts_of_uploads_that_never_ended_are_swept(store: ObjectStore, s3_server: S3Server) -> None:
+    store.put_bytes("raw/a.mp4", b"whole")
+    if store.folder is not None:
+        for name in ("b.mp4#1", "c.mp4#22", "d#.mp4"):
+            (store.folder / "raw" / name).write_bytes(b"faces")
+        os.utime(store.folder / "raw" / "b.mp4#1", (0, 0))
+        kept = {"raw/a.mp4", "raw/d#.mp4"}
+    else:
+        s3 = s3_server.client()
+        prefix = store.url.removeprefix(f"s3://{s3_server.bucket}").strip("/")
+        for key in ("raw/b.mp4", "elsewhere/b.mp4"):
+            s3.create_multipart_upload(Bucket=s3_server.bucket, Key=f"{prefix}/{key}".lstrip("/"))
+        kept = {"raw/a.mp4"}
+    # What is being written now stays. (This S3 says of every upload that it began in 2010.)
+    assert store.sweep_unfinished("raw", older_than=timedelta(days=1)) == 1
+    assert store.sweep_unfinished("raw", older_than=timedelta(days=-1)) == (store.folder is not None)
+    assert {info.key for info in store.list("raw")} == kept

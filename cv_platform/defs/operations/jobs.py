@@ -7,7 +7,7 @@ from cv_platform.resources.platform import PlatformResource
 
 @dg.op(description="Deletes what nothing points at any more. Safe to run again, and twice at once.")
 def tidy_stores(context: dg.OpExecutionContext, platform: dg.ResourceParam[PlatformResource]) -> None:
-    from cv_platform.pipeline.platform import sweep_scratch
+    from cv_platform.pipeline.platform import sweep_scratch, sweep_unfinished_uploads
     from cv_platform.pipeline.publishing import collect_garbage
     from cv_platform.pipeline.vault import remove_sealed_uploads
     from cv_platform.storage.ledger.published import expire_previews
@@ -18,6 +18,7 @@ def tidy_stores(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platf
             "previews expired": expire_previews(opened.database),
             "objects deleted": collect_garbage(opened),
             "sealed uploads removed": remove_sealed_uploads(opened),
+            "unfinished uploads deleted": sweep_unfinished_uploads(opened),
             "work folders swept": sweep_scratch(opened.settings),
         }
     )
