@@ -21,6 +21,10 @@ from cv_platform.embedded.stack import HOST, Stack, StackError, location_problem
 Status = Literal["ok", "warning", "failure"]
 
 
+_LIVE_BEHIND_S = 300.0
+"""Live detections that wait longer are behind: the drain runs every minute."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One check's outcome.
@@ -205,6 +209,27 @@ def _redis(stack: Stack) -> Iterator[Finding]:
     yield Finding("redis", "ok", f"version {version}{', embedded' if stack.embeds_redis else ''}")
 
 
+def _live_stream(stack: Stack) -> Iterator[Finding]:
+    """Whether live detections reach the warm tier; nothing where Redis itself is told as broken."""
+    import redis
+
+    from cv_platform.storage.hot_stream import LiveStream
+
+    if stack.settings.redis_url is None or (stack.embeds_redis and stack.redis.process() is None):
+        return
+    try:
+        state = LiveStream(str(stack.settings.redis_url)).state()
+    except (redis.RedisError, ValueError):
+        return
+    found = f"{state.waiting} messages wait, the oldest for {state.oldest_s:.0f} s; {state.dead} could not be read"
+    if state.oldest_s > _LIVE_BEHIND_S:
+        yield Finding("live detections", "warning", found, "the schedule hot_to_warm_minutely must run: cv-platform up")
+    elif state.dead:
+        yield Finding("live detections", "warning", found, "mend the producer; Redis keeps them in cv:live:dead")
+    else:
+        yield Finding("live detections", "ok", found)
+
+
 def _object_stores(stack: Stack) -> Iterator[Finding]:
     from cv_platform.pipeline.platform import open_platform
     from cv_platform.storage.database import Database
@@ -360,6 +385,7 @@ _CHECKS: tuple[Callable[[Stack], Iterator[Finding]], ...] = (
     _postgres,
     _dagster_storage,
     _redis,
+    _live_stream,
     _object_stores,
     _upload_queue,
     _daemon,
