@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.util import find_spec
 
 from cv_platform import faults
 from cv_platform.governance.adoption import adopt_policy
 from cv_platform.governance.audit import record
 from cv_platform.governance.quotas import quotas
 from cv_platform.governance.retention import terms
+from cv_platform.pipeline.cold_rows import expire_cold
 from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.publishing import collect_garbage
 from cv_platform.storage.ledger.after_holds import resume_after_holds
@@ -75,7 +74,7 @@ def expire(platform: Platform) -> ExpiryReport:
     report.clips["previews"] += expire_previews(database)
     faults.point("expire.previews")
     _keep_quotas(platform, report)
-    report.clips["rows in Parquet"] += _expire_parquet(platform)
+    report.clips["Parquet files"] += expire_cold(platform)
     faults.point("expire.before_collecting")
     report.objects = collect_garbage(platform)
     faults.point("expire.before_audit")
@@ -125,12 +124,3 @@ def _keep_quotas(platform: Platform, report: ExpiryReport) -> None:
                 )
                 platform.log.warning("%s", report.alarms[-1])
                 break
-
-
-def _expire_parquet(platform: Platform) -> int:
-    """Camera-day files past the cold term, where this deployment moves rows there."""
-    if find_spec("cv_platform.pipeline.warm_to_cold") is None:
-        return 0
-    expire_cold = getattr(import_module("cv_platform.pipeline.warm_to_cold"), "expire_cold", None)
-    done = expire_cold(platform) if expire_cold is not None else 0
-    return done if isinstance(done, int) else 0

@@ -17,13 +17,13 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(settings: Settings, dagster_database_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command on the test's own servers."""
     for name, value in {
         "STATE_DIR": settings.state_dir,
         "POSTGRES_URL": settings.postgres_url,
         "REDIS_URL": settings.redis_url,
-        "DAGSTER_POSTGRES_URL": dagster_database_url,
+        "DAGSTER_POSTGRES_URL": str(settings.postgres_url).replace("postgresql:", "postgresql+psycopg2:", 1),
     }.items():
         monkeypatch.setenv(f"CV_PLATFORM_{name}", str(value))
     get_settings.cache_clear()

@@ -95,13 +95,13 @@ def _expire_raw(connection: Connection, clip_ids: list[uuid.UUID], days: set[dat
     for clip_id in unpublished:
         days |= withdraw_clip(connection, clip_id)
     _end(connection, unpublished)
-    _starve(connection, clip_ids)
+    starve(connection, clip_ids)
     return Expired(len(clip_ids), len(unpublished))
 
 
 def _expire_frames(connection: Connection, clip_ids: list[uuid.UUID], days: set[date]) -> Expired:
     _drop_outputs(connection, clip_ids, DECODED_FRAMES, "restricted")
-    _starve(connection, clip_ids)
+    starve(connection, clip_ids)
     return Expired(len(clip_ids))
 
 
@@ -189,7 +189,7 @@ _INPUT: Final = {
 }
 
 
-def _starve(connection: Connection, clip_ids: Sequence[uuid.UUID]) -> None:
+def starve(connection: Connection, clip_ids: Sequence[uuid.UUID]) -> None:
     """Freeze stages that wait for an input that is gone: they keep what they have; the others go on."""
     for stage in STAGES:
         there = _INPUT.get(
