@@ -1,4 +1,4 @@
-"""`cv-platform models list | add | pull | verify | bench`: which models there are, and whether they work."""
+"""`cv-platform models list | add | pull | verify | revoke | bench`: which models there are, and whether they work."""
 
 from __future__ import annotations
 
@@ -137,6 +137,36 @@ def verify(names: NamesArgument = None, json: JsonOption = False) -> None:
             rows.append({"name": name, "state": "refused", "reason": str(error)})
     _print_rows(rows, json)
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="A model's name, as `models list` shows it.")],
+    reason: Annotated[str, typer.Option(help="Why; stands in the audit log.")],
+    by: Annotated[str, typer.Option(help="Who revokes it.")],
+    json: JsonOption = False,
+) -> None:
+    """Take back every clip in whose blurring a model had a part, and let it have none any more.
+
+    Clips whose raw bytes are still there are blurred anew with the models that the settings name then.
+    """
+    from cv_platform.commands.console import connected_settings
+    from cv_platform.governance.revocation import revoke_models
+    from cv_platform.storage.provision import database_at
+
+    models = _registry(fetch=False)
+    [chosen] = _chosen(models, [name])
+    files = [f"{chosen}@{digest[:12]}" for digest in sorted(models.entry(chosen).digests)]
+    if not files:
+        fail(f"{chosen} has no file that could be revoked", code=2)
+    try:
+        done = revoke_models(database_at(str(connected_settings().postgres_url)), files, reason=reason, by=by)
+    except ValueError as error:
+        fail(str(error), code=2)
+    if json:
+        print_json(vars(done))
+    else:
+        out.print(f"{chosen} is revoked: {done.again} clips are blurred anew, {done.quarantined} are quarantined")
 
 
 @app.command()

@@ -14,7 +14,8 @@ from cv_platform.pipeline.publishing import publish_due
 from cv_platform.pipeline.raw_clips import InputChanged, raw_file
 from cv_platform.pipeline.stage import ClaimLost, ClipRefused, Finished
 from cv_platform.storage.database import Connection
-from cv_platform.storage.ledger.model import BLURRED_CLIPS, Claim, Clip, Scope
+from cv_platform.storage.ledger.model import BLURRED_CLIPS, Claim, Clip, Scope, StaleClaim
+from cv_platform.storage.ledger.revocation import ModelRevoked, models_in, require_unrevoked
 from cv_platform.storage.ledger.vault import note_stored
 from cv_platform.storage.ledger.withdrawal import discard_objects
 
@@ -61,17 +62,23 @@ class BlurredClips:
                 certificate=certificate.to_json(),
             )
             size_bytes = blurred.stat().st_size
+            models = models_in(certificate.detector, certificate.verifier)
 
         def write(connection: Connection) -> None:
             # Certified is published: one transaction says both, or neither.
+            try:
+                require_unrevoked(connection, models)
+            except ModelRevoked as revoked:
+                raise StaleClaim(str(revoked)) from None
             previous = connection.execute(
                 "SELECT published_from FROM cv.clips WHERE clip_id = %s FOR UPDATE", [clip.clip_id]
             ).fetchone()
             discard_objects(connection, "cold", [previous[0] if previous else None])
             connection.execute(
                 "UPDATE cv.clips SET state = 'published', published_from = %s, published_sha256 = %s,"
-                " published_bytes = %s, published_at = now(), copied_sha256 = NULL WHERE clip_id = %s",
-                [output.key, certificate.output_sha256, size_bytes, clip.clip_id],
+                " published_bytes = %s, published_at = now(), copied_sha256 = NULL, published_models = %s"
+                " WHERE clip_id = %s",
+                [output.key, certificate.output_sha256, size_bytes, models, clip.clip_id],
             )
             note_stored(connection, claim, output.stored)
 

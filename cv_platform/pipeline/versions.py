@@ -12,7 +12,9 @@ from typing import Any, Final
 from cv_platform.pipeline.platform import Platform
 from cv_platform.settings import Settings
 from cv_platform.storage.ledger.model import BLURRED_CLIPS, DECODED_FRAMES, DETECTIONS, RAW_CLIPS, TRACKS
+from cv_platform.storage.ledger.revocation import revoked_models
 from cv_platform.storage.ledger.versions import choose_models, chosen_models
+from cv_platform.vision.models import ModelRefused
 
 # Raised whenever a stage's code gives other results for the same input.
 CODE_VERSIONS: Final[dict[str, str]] = {
@@ -93,18 +95,32 @@ def registry_of(settings: Settings) -> Any:
 def _first_available(platform: Platform, choice: str) -> tuple[str, ...]:
     """What `auto` settles on; the verifier is never the model that it checks."""
     registry = registry_of(platform.settings)
-    if choice != "face_verifier":
-        return tuple(registry.resolve("auto", choice=choice))
-    finder = models_for(platform, "face_detector")
+    with platform.database.transaction() as connection:
+        revoked = set(revoked_models(connection))
+    finder = models_for(platform, "face_detector") if choice == "face_verifier" else ()
     for names in registry.choices[choice]:
-        if not set(names) & set(finder) and all(registry.available(name) for name in names):
+        usable = not any(_named(registry, name) & revoked for name in names)
+        if usable and not set(names) & set(finder) and all(registry.available(name) for name in names):
             return tuple(names)
-    return finder
+    return finder or tuple(registry.resolve("auto", choice=choice))
 
 
 def _digests(platform: Platform, choice: str) -> dict[str, list[str]]:
     registry = registry_of(platform.settings)
-    return {name: sorted(registry.entry(name).digests) for name in models_for(platform, choice)}
+    digests = {name: sorted(registry.entry(name).digests) for name in models_for(platform, choice)}
+    with platform.database.transaction() as connection:
+        revoked = revoked_models(connection)
+    for name in digests:
+        for model in _named(registry, name) & set(revoked):
+            raise ModelRefused(
+                f"{model} was revoked ({revoked[model]}); name another model in CV_PLATFORM_{choice.upper()}"
+            )
+    return digests
+
+
+def _named(registry: Any, name: str) -> set[str]:
+    """How a model of the registry stands in detectors' versions, each accepted file once."""
+    return {f"{name}@{digest[:12]}" for digest in registry.entry(name).digests}
 
 
 def _limits(settings: Settings) -> dict[str, Any]:

@@ -75,22 +75,35 @@ def redo_publication(database: Database, copy: DueCopy) -> str:
                 reason="its blurred clip is not in the store, and its raw clip is past its term",
             )
             return "quarantined"
-        connection.execute(
-            "UPDATE cv.stages SET state = 'pending', fence = fence + 1, input_generation = input_generation + 1,"
-            " attempts = 0, next_attempt_at = '-infinity', lease_expires_at = NULL, output_key = NULL,"
-            " output_sha256 = NULL, output_deleted_at = now() WHERE clip_id = %s AND stage = %s",
-            [copy.clip_id, BLURRED_CLIPS],
-        )
-        connection.execute(
-            "UPDATE cv.clips SET state = 'in_progress', published_from = NULL, published_sha256 = NULL,"
-            " published_at = NULL, copied_sha256 = NULL WHERE clip_id = %s",
-            [copy.clip_id],
-        )
-        if not row[1]:
-            discard_objects(connection, "cold", [copy.stable_key])
+        publish_again(connection, copy.clip_id, keep_object=row[1])
         return "again"
 
     return database.transact(work)
+
+
+def publish_again(connection: Connection, clip_id: uuid.UUID, *, keep_object: bool = False) -> None:
+    """Take a clip back from publication and have it blurred anew; the caller has locked it.
+
+    Args:
+        keep_object: leave the published object where it is, for a hold.
+    """
+    connection.execute(
+        "UPDATE cv.stages SET state = 'pending', fence = fence + 1, input_generation = input_generation + 1,"
+        " attempts = 0, next_attempt_at = '-infinity', lease_expires_at = NULL, output_key = NULL,"
+        " output_sha256 = NULL, output_deleted_at = now() WHERE clip_id = %s AND stage = %s",
+        [clip_id, BLURRED_CLIPS],
+    )
+    old = connection.execute(
+        "UPDATE cv.clips c SET state = 'in_progress', published_from = NULL, published_sha256 = NULL,"
+        " published_at = NULL, copied_sha256 = NULL, published_models = '{}'"
+        " FROM (SELECT clip_id, published_from, published_key FROM cv.clips WHERE clip_id = %(id)s) old"
+        " WHERE c.clip_id = old.clip_id RETURNING old.published_from, old.published_key",
+        {"id": clip_id},
+    ).fetchone()
+    previews = connection.execute("DELETE FROM cv.previews WHERE clip_id = %s RETURNING preview_key", [clip_id])
+    discard_objects(connection, "cold", [key for (key,) in previews.fetchall()])
+    if old is not None and not keep_object:
+        discard_objects(connection, "cold", old)
 
 
 def note_copied(database: Database, copy: DueCopy) -> bool:
