@@ -22,6 +22,7 @@ from cv_platform.commands import (
     keys,
     models,
     policy,
+    query,
     settings,
     stack,
 )
@@ -53,6 +54,7 @@ app.command()(access.access)
 app.add_typer(audit.app, name="audit")
 app.add_typer(holds.app, name="hold")
 app.add_typer(keys.app, name="keys")
+app.command()(query.query)
 app.command()(doctor.doctor)
 app.command()(settings.settings)
 

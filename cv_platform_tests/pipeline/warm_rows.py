@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, date, datetime, timedelta
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 import numpy as np
 
+from cv_platform import faults
+from cv_platform.pipeline.cold_rows import bring_back, expire_cold
+from cv_platform.pipeline.row_query import query_rows
+from cv_platform.pipeline.warm_to_cold import warm_to_cold
+from cv_platform.settings import Settings
 from cv_platform.storage.cold.kinds import COLUMNS, KINDS, quoted
 from cv_platform.storage.database import Connection
 from cv_platform.storage.ledger.days import midnight
@@ -20,6 +26,7 @@ from cv_platform.storage.warehouse import (
     write_events,
     write_tracks,
 )
+from cv_platform_tests.pipeline import workers
 from cv_platform_tests.pipeline.world import World
 
 DAY = date(2026, 3, 1)
@@ -105,3 +112,37 @@ def warm(world: World) -> dict[str, list[tuple[Any, ...]]]:
         kind: world.rows(f"SELECT {', '.join(map(quoted, COLUMNS[kind]))} FROM warehouse.{kind} ORDER BY id")
         for kind in KINDS
     }
+
+
+def union(world: World) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of both tiers as `cv-platform query` sees them, by kind."""
+    found = {}
+    for kind in KINDS:
+        with query_rows(world.platform, f"SELECT * FROM {kind} ORDER BY id") as answer:
+            found[kind] = [tuple(row.values()) for batch in answer.batches for row in batch.to_pylist()]
+    return found
+
+
+def expire_leases(world: World) -> None:
+    """What time does to a run that is gone."""
+    world.execute("UPDATE cv.cold_days SET lease_expires_at = now() - interval '1 s'")
+
+
+def start(settings: Settings, what: str, point: str, action: str = "kill") -> ForkServerProcess:
+    """`move` the day that is due, `bring_back` cam1's, or `expire`, in a process that is killed at a fault point."""
+    # Once: a process that is told to go on meets the point again.
+    once = f"@{settings.state_dir.parent / f'once-{point}'}" if action == "stop" else ""
+    worker = workers.context().Process(target=_work, args=(settings, what, point, action + once), daemon=True)
+    worker.start()
+    return worker
+
+
+def _work(settings: Settings, what: str, point: str, action: str) -> None:
+    with faults.plan(**{point.replace(".", "__"): action}):
+        world = World.at(settings)
+        if what == "move":
+            warm_to_cold(world.platform, LATER)
+        elif what == "bring_back":
+            bring_back(world.platform, "cam1", [DAY])
+        else:
+            expire_cold(world.platform, LATER + timedelta(days=8 * 365))

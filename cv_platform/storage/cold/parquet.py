@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from cv_platform.storage.cold.checksums import Checksum, of_batch
 from cv_platform.storage.cold.kinds import COLUMNS, schema
@@ -18,21 +18,16 @@ _REPEATED: Final = ("camera_id", "clip_s3_key", "kind", "attributes", "class_id"
 
 def write_file(path: Path, kind: str, batches: Iterable[pa.RecordBatch]) -> int:
     """Write rows that come in order of time as Parquet (zstd); returns how many. Memory: about one row group."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns = COLUMNS[kind]
     encodings = {name: "DELTA_BINARY_PACKED" for name, of in columns.items() if of == "timestamptz"}
     encodings |= {name: "BYTE_STREAM_SPLIT" for name, of in columns.items() if of == "float4"}
     encodings |= {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name, of in columns.items() if of == "float4[]"}
-    fields = [
-        pa.field(field.name, pa.uuid() if columns[field.name] == "uuid" else field.type, nullable=field.nullable)
-        for field in schema(kind)
-    ]
     written = 0
     with pq.ParquetWriter(
         path,
-        pa.schema(fields),
+        stored_schema(kind),
         compression="zstd",
         use_dictionary=[name for name in columns if name in _REPEATED],
         column_encoding=encodings,
@@ -43,10 +38,10 @@ def write_file(path: Path, kind: str, batches: Iterable[pa.RecordBatch]) -> int:
             waiting.append(batch)
             written += batch.num_rows
             if sum(each.num_rows for each in waiting) >= ROW_GROUP:
-                writer.write_table(_table(waiting, fields), row_group_size=ROW_GROUP)
+                writer.write_table(as_stored(kind, waiting), row_group_size=ROW_GROUP)
                 waiting = []
         if waiting:
-            writer.write_table(_table(waiting, fields), row_group_size=ROW_GROUP)
+            writer.write_table(as_stored(kind, waiting), row_group_size=ROW_GROUP)
     return written
 
 
@@ -76,8 +71,20 @@ def checksum_of(path: Path, kind: str, camera_id: str) -> Checksum:
     return found
 
 
-def _table(batches: list[pa.RecordBatch], fields: list[Any]) -> pa.Table:
+def stored_schema(kind: str) -> pa.Schema:
+    """The columns of a file: ids as UUIDs."""
     import pyarrow as pa
 
-    schema = pa.schema(fields)
-    return pa.Table.from_batches(batches).cast(schema)
+    return pa.schema(
+        [
+            pa.field(field.name, pa.uuid() if COLUMNS[kind][field.name] == "uuid" else field.type, field.nullable)
+            for field in schema(kind)
+        ]
+    )
+
+
+def as_stored(kind: str, batches: list[pa.RecordBatch]) -> pa.Table:
+    """Batches as a table with the columns of a file."""
+    import pyarrow as pa
+
+    return pa.Table.from_batches(batches).cast(stored_schema(kind))

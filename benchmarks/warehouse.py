@@ -1,0 +1,381 @@
+"""The warehouse against its bars: bulk writes, the common queries, the way to Parquet, one day out of a cold year.
+
+    python -m benchmarks.warehouse write  [--rows 5000]
+    python -m benchmarks.warehouse export [--rows 5000000] [--cameras 64]
+    python -m benchmarks.warehouse page   [--rows 50000000] [--days 90] [--cameras 64] [--queries 400]
+    python -m benchmarks.warehouse cold   [--days 365] [--cameras 4] [--rows 400]
+
+Each also takes --rounds, --cores, --json FILE and --folder FOLDER (where the server and the store go: 300 bytes a row).
+Everything runs on a durable PostgreSQL of its own with the embedded stack's settings (128 MB of shared buffers).
+
+write    a clip's detections by binary COPY, by COPY row by row, by executemany; rolled back each time, so that the
+         table stays as it is. Bars: 2x and 10x.
+export   one day from claim to dropped partitions, each file read back and compared; in a process of its own whose peak
+         memory is told, beside a writer and a reader of today's rows whose longest waits are told, with and without the
+         export. The baseline takes one camera's rows out by fetching and to a file by rows. Bars: 200,000 rows/s,
+         600 MB, 1 s.
+page     100 rows of a camera and hours, and of a class and hours, newest first. Bar: p95 of 20 ms, partitions pruned.
+cold     one camera and day out of a year of files, against DuckDB over all files.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import tempfile
+import threading
+import time
+import uuid
+from argparse import Namespace
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks._timing import Case, Timing, arguments, compare, pin_cores, report
+from benchmarks.lifecycle._postgres import fresh_database
+from cv_platform.pipeline.platform import open_platform
+from cv_platform.settings import Settings
+from cv_platform.storage.database import Connection, Database
+from cv_platform.storage.ledger.days import midnight
+from cv_platform.storage.warehouse import DetectionRows, ensure_days, write_detections
+
+DAY = date(2026, 3, 1)
+COLUMNS = '(id, camera_id, "timestamp", class_id, confidence, bbox, clip_s3_key)'
+
+
+def main() -> None:
+    """Measure one part and print."""
+    parser = arguments(__doc__)
+    parser.add_argument("part", choices=list(PARTS))
+    parser.add_argument("--rows", type=int, default=None, help="detections, see above")
+    parser.add_argument("--cameras", type=int, default=None)
+    parser.add_argument("--days", type=int, default=None)
+    parser.add_argument("--queries", type=int, default=400)
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.set_defaults(cores=2)
+    options = parser.parse_args()
+    pin_cores(options.cores)
+    part, defaults = PARTS[options.part]
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    with fresh_database(options.folder) as database:
+        cases = part(database, options)
+    report(f"warehouse: {options.part}", cases, packages=("psycopg", "pyarrow", "duckdb"), json_path=options.json)
+
+
+def write(database: Database, options: Namespace) -> list[Case]:
+    """A clip's rows into the warm table."""
+    ensure_days(database, [DAY])
+    rng = np.random.default_rng(0)
+    rows, key = some_rows(rng, DAY, options.rows), "blurred/00/x.mp4"
+    ids = [uuid.UUID(bytes=bytes(row)) for row in rows.ids]
+    stamps = [each.replace(tzinfo=UTC) for each in rows.timestamps.tolist()]
+    boxes, classes, scores = rows.boxes.tolist(), rows.class_ids.tolist(), rows.confidences.tolist()
+    tuples = [
+        (row_id, "cam", stamp, class_id, score, box, key)
+        for row_id, stamp, class_id, score, box in zip(ids, stamps, classes, scores, boxes, strict=True)
+    ]
+
+    def rolled_back(work: Callable[[Connection], None]) -> Callable[[], None]:
+        def run() -> None:
+            with database.transaction() as connection:
+                work(connection)
+                connection.rollback()
+
+        return run
+
+    def by_row(connection: Connection) -> None:
+        with connection.cursor() as cursor, cursor.copy(f"COPY warehouse.detections {COLUMNS} FROM STDIN") as copy:
+            for each in tuples:
+                copy.write_row(each)
+
+    def many(connection: Connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                f"INSERT INTO warehouse.detections {COLUMNS} VALUES (%s, %s, %s, %s, %s, %s, %s)", tuples
+            )
+
+    contenders = {
+        "binary COPY": rolled_back(lambda connection: write_detections(connection, "cam", key, rows)),
+        "COPY row by row": rolled_back(by_row),
+        "executemany": rolled_back(many),
+    }
+    case = compare("bulk write", contenders, rounds=options.rounds, warmup=1, units=options.rows)
+    case.facts["bars"] = f"2x: {case.ratio('COPY row by row'):.1f}x, 10x: {case.ratio('executemany'):.1f}x"
+    return [case]
+
+
+def export(database: Database, options: Namespace) -> list[Case]:
+    """A whole day to Parquet."""
+    per_clip = options.rows // (options.cameras * 144)
+    fill_day(database, DAY, options.cameras, clips=144, rows=per_clip)
+    today = datetime.now(UTC).date()
+    ensure_days(database, [today])
+    rows = per_clip * options.cameras * 144
+    with tempfile.TemporaryDirectory(prefix="cvp-bench-", dir=options.folder) as folder:
+        settings = Settings(state_dir=Path(folder), postgres_url=database.url)
+        baseline = naive_export(database, Path(folder) / "naive.parquet")
+        alone = Beside(database, today)
+        time.sleep(5.0)
+        alone.stop()
+        beside = Beside(database, today)
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        worker = multiprocessing.get_context("spawn").Process(target=export_in_child, args=(settings, sender))
+        worker.start()
+        told = receiver.recv()
+        worker.join()
+        beside.stop()
+    wall_s, cpu_s = told.pop("wall_s"), told.pop("cpu_s")
+    facts = {
+        **told,
+        "rows": rows,
+        "rows a second": round(rows / wall_s),
+        "baseline, rows a second": round(1 / baseline),
+        "writer, longest commit, ms": waits(beside.write_s, alone.write_s),
+        "reader, longest query, ms": waits(beside.read_s, alone.read_s),
+        "commits beside the export": len(beside.write_s),
+    }
+    timings = {
+        "warm_to_cold": Timing([wall_s], [cpu_s]),
+        "rows fetched, then written": Timing([baseline * rows], [baseline * rows]),
+    }
+    return [Case(f"export of {rows:,} rows", "warm_to_cold", timings, rows, facts)]
+
+
+def export_in_child(settings: Settings, sender: Any) -> None:
+    """The export, in a process whose memory is its own."""
+    from cv_platform.pipeline.warm_to_cold import warm_to_cold
+
+    database = Database(str(settings.postgres_url))
+    platform = open_platform(settings, database)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cpu, started = time.process_time(), time.perf_counter()
+    moved = warm_to_cold(platform, midnight(DAY) + timedelta(days=92))
+    wall_s = time.perf_counter() - started
+    assert moved.cold == [DAY], moved
+    sender.send(
+        {
+            "wall_s": wall_s,
+            "cpu_s": time.process_time() - cpu,
+            "files": moved.files,
+            "bytes a row": round(moved.size_bytes / moved.rows, 1),
+            "peak memory, MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "of that before the export, MB": round(before / 1024),
+        }
+    )
+    database.close()
+
+
+def waits(beside: list[float], alone: list[float]) -> str:
+    """The longest of each, in milliseconds."""
+    return f"{1e3 * max(beside):.0f} beside the export, {1e3 * max(alone):.0f} alone"
+
+
+class Beside:
+    """A writer and a reader of today's rows, and how long each had to wait."""
+
+    def __init__(self, database: Database, day: date) -> None:
+        self.write_s: list[float] = []
+        self.read_s: list[float] = []
+        self._done = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._loop, args=(database, day, work, waits), daemon=True)
+            for work, waits in ((self._write, self.write_s), (self._read, self.read_s))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End both."""
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _loop(
+        self, database: Database, day: date, work: Callable[[Connection, date], None], waits: list[float]
+    ) -> None:
+        while not self._done.is_set():
+            started = time.perf_counter()
+            with database.transaction() as connection:
+                work(connection, day)
+            waits.append(time.perf_counter() - started)
+            time.sleep(0.01)
+
+    def _write(self, connection: Connection, day: date) -> None:
+        rows = some_rows(np.random.default_rng(time.monotonic_ns()), day, 100)
+        write_detections(connection, "cam-live", "blurred/00/live.mp4", rows)
+
+    def _read(self, connection: Connection, day: date) -> None:
+        connection.execute(
+            "SELECT class_id, count(*) FROM warehouse.detections WHERE camera_id = 'cam-live' AND \"timestamp\" >= %s"
+            " GROUP BY class_id",
+            [midnight(day)],
+        ).fetchall()
+
+
+def naive_export(database: Database, path: Path) -> float:
+    """Seconds a row of one camera's rows by an ordinary cursor and an ordinary table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    started = time.perf_counter()
+    with database.transaction() as connection:
+        cursor = connection.execute(
+            'SELECT id::text AS id, camera_id, "timestamp", class_id, confidence, bbox, track_id, clip_s3_key FROM'
+            " warehouse.detections WHERE camera_id = 'cam00' ORDER BY \"timestamp\", id"
+        )
+        names = [column.name for column in cursor.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor]
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
+    return (time.perf_counter() - started) / max(1, len(rows))
+
+
+def page(database: Database, options: Namespace) -> list[Case]:
+    """The two common queries."""
+    per_clip = max(1, options.rows // (options.days * options.cameras * 24))
+    started = time.perf_counter()
+    for n in range(options.days):
+        fill_day(database, DAY + timedelta(days=n), options.cameras, clips=24, rows=per_clip)
+    rows = per_clip * options.days * options.cameras * 24
+    filled_s = time.perf_counter() - started
+    with database.transaction() as connection:
+        connection.execute("ANALYZE warehouse.detections")
+        size = connection.execute(
+            "SELECT sum(pg_total_relation_size(inhrelid))::bigint FROM pg_inherits"
+            " WHERE inhparent = 'warehouse.detections'::regclass"
+        ).fetchone()
+    print(f"# {rows:,} rows in {filled_s:.0f} s, {size[0] / 2**30:.1f} GiB" if size else "", flush=True)
+    rng = np.random.default_rng(1)
+    cases = []
+    for name, column, values in (
+        ("camera and time", "camera_id", [f"cam{m:02}" for m in range(options.cameras)]),
+        ("class and time", "class_id", list(range(80))),
+    ):
+        query = (
+            'SELECT id, camera_id, "timestamp", class_id, confidence, bbox, track_id FROM warehouse.detections'
+            f' WHERE {column} = %s AND "timestamp" >= %s AND "timestamp" < %s ORDER BY "timestamp" DESC LIMIT 100'
+        )
+        taken, scanned, found = [], [], []
+        with database.transaction() as connection:
+            for n in range(options.queries):
+                start = midnight(DAY) + timedelta(seconds=float(rng.uniform(0, (options.days - 1) * 86400)))
+                given = [
+                    values[int(rng.integers(len(values)))],
+                    start,
+                    start + timedelta(hours=float(rng.uniform(1, 24))),
+                ]
+                started = time.perf_counter()
+                found.append(len(connection.execute(query, given).fetchall()))
+                taken.append(time.perf_counter() - started)
+                if n % 20 == 0:
+                    scanned.append(partitions_in(connection, query, given))
+        p95 = statistics.quantiles(taken, n=20)[-1]
+        facts = {
+            "rows in the table": rows,
+            "partitions": options.days,
+            "p50, p95, longest, ms": " ".join(f"{1e3 * t:.2f}" for t in (statistics.median(taken), p95, max(taken))),
+            "rows a page": f"{min(found)} to {max(found)}",
+            "partitions in the plan": f"{min(scanned)} to {max(scanned)}",
+            "GiB": round(size[0] / 2**30, 1) if size else None,
+        }
+        cases.append(Case(name, "page of 100", {"page of 100": Timing(taken, taken)}, 100, facts))
+    return cases
+
+
+def partitions_in(connection: Connection, query: str, given: list[Any]) -> int:
+    """How many partitions a query's plan names."""
+    row = connection.execute(f"EXPLAIN (FORMAT JSON) {query}", given).fetchone()
+    assert row is not None
+
+    def relations(node: dict[str, Any]) -> set[str]:
+        found = {node["Relation Name"]} if "Relation Name" in node else set()
+        return found.union(*(relations(child) for child in node.get("Plans", [])))
+
+    return len(relations(row[0][0]["Plan"]))
+
+
+def cold(database: Database, options: Namespace) -> list[Case]:
+    """One camera and day out of a year of files."""
+    import duckdb
+
+    from cv_platform.pipeline.row_query import query_rows
+    from cv_platform.pipeline.warm_to_cold import warm_to_cold
+
+    for n in range(options.days):
+        fill_day(database, DAY + timedelta(days=n), options.cameras, clips=2, rows=options.rows // 2)
+    with tempfile.TemporaryDirectory(prefix="cvp-bench-", dir=options.folder) as folder:
+        platform = open_platform(Settings(state_dir=Path(folder), postgres_url=database.url), database)
+        moved = warm_to_cold(platform, midnight(DAY) + timedelta(days=options.days + 91))
+        middle = DAY + timedelta(days=options.days // 2)
+        where = f"WHERE camera_id = 'cam01' AND timestamp >= '{middle}' AND timestamp < '{middle + timedelta(days=1)}'"
+        opened: dict[str, Any] = {}
+
+        def ours() -> None:
+            with query_rows(platform, f"SELECT count(*) AS n, avg(confidence) FROM detections {where}") as answer:
+                (row,) = answer.batches.read_all().to_pylist()
+                assert row["n"] == options.rows // 2 * 2, row
+                opened.update(files=len(answer.files["detections"]), cold_bytes=answer.cold_bytes)
+
+        def everything() -> None:
+            files = f"{platform.cold.folder}/warehouse/detections/*.parquet"
+            with duckdb.connect() as engine:
+                engine.execute("SET TimeZone = 'UTC'")
+                engine.execute(f"SELECT count(*), avg(confidence) FROM read_parquet('{files}') {where}").fetchone()
+
+        contenders = {"cv-platform query": ours, "DuckDB over all files": everything}
+        case = compare("one camera and day of a year", contenders, rounds=options.rounds, warmup=1)
+        case.facts.update({"files of detections": moved.files, "files opened": opened["files"], **opened})
+    return [case]
+
+
+def fill_day(database: Database, day: date, cameras: int, *, clips: int, rows: int) -> None:
+    """A day as the pipeline writes it: clip after clip, in order of time; its marts count as built."""
+    ensure_days(database, [day])
+    rng = np.random.default_rng(day.toordinal())
+    span_us = 86_400_000_000 // clips
+    for number in range(clips):
+        with database.transaction() as connection:
+            for camera in range(cameras):
+                found = some_rows(rng, day, rows, first_us=number * span_us, span_us=span_us)
+                key = f"blurred/{number:02x}/{uuid.UUID(int=number * cameras + camera)}.mp4"
+                write_detections(connection, f"cam{camera:02}", key, found)
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO cv.sites (site_id) VALUES ('bench') ON CONFLICT DO NOTHING")
+        names = [f"cam{camera:02}" for camera in range(cameras)]
+        connection.execute(
+            "INSERT INTO cv.cameras (camera_id, site_id) SELECT unnest(%s::text[]), 'bench' ON CONFLICT DO NOTHING",
+            [names],
+        )
+        connection.execute("INSERT INTO cv.mart_days (day, dirty_seq, built_seq) VALUES (%s, 1, 1)", [day])
+
+
+def some_rows(
+    rng: np.random.Generator, day: date, n: int, *, first_us: int = 0, span_us: int = 86_400_000_000
+) -> DetectionRows:
+    """Random detections in order of time."""
+    start = np.datetime64(day.isoformat(), "us") + np.timedelta64(first_us, "us")
+    return DetectionRows(
+        frames=np.zeros(n, np.int32),
+        timestamps=start + np.sort(rng.integers(0, span_us, n)).astype("timedelta64[us]"),
+        class_ids=rng.integers(0, 80, n).astype(np.int16),
+        confidences=rng.random(n, np.float32),
+        boxes=rng.random((n, 4), np.float32),
+        ids=np.frombuffer(rng.bytes(16 * n), "V16"),
+    )
+
+
+PARTS: dict[str, tuple[Callable[[Database, Namespace], list[Case]], dict[str, int]]] = {
+    "write": (write, {"rows": 5000}),
+    "export": (export, {"rows": 5_000_000, "cameras": 64}),
+    "page": (page, {"rows": 50_000_000, "days": 90, "cameras": 64}),
+    "cold": (cold, {"rows": 400, "days": 365, "cameras": 4}),
+}
+
+
+if __name__ == "__main__":
+    main()
