@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
             camera, day = next(left)
             with database.transaction() as connection, connection.cursor() as cursor:
                 clips = cursor.execute(
-                    "SELECT clip_id FROM cv.clip_keys WHERE camera_id = %s AND capture_date = %s", [camera, day]
+                    "SELECT clip_id FROM cv.clips WHERE camera_id = %s AND capture_date = %s", [camera, day]
                 ).fetchall()
                 cursor.executemany(
                     "UPDATE cv.clip_keys SET wrapped = NULL, kek_id = NULL, destroyed_at = now() WHERE clip_id = %s",
@@ -95,9 +95,8 @@ def make_manifest(database: Database, clips: int) -> None:
             {"cameras": CAMERAS, "a_day": CLIPS_A_DAY, "first": FIRST_DAY, "clips": clips},
         )
         connection.execute(
-            "INSERT INTO cv.clip_keys (clip_id, camera_id, capture_date, wrapped, kek_id)"
-            " SELECT clip_id, camera_id, capture_date, sha256(clip_id::text::bytea) || sha256(upload_key::bytea),"
-            " 'local:bench' FROM cv.clips"
+            "INSERT INTO cv.clip_keys (clip_id, wrapped, kek_id)"
+            " SELECT clip_id, sha256(clip_id::text::bytea) || sha256(upload_key::bytea), 'local:bench' FROM cv.clips"
         )
     scrub_destroyed_keys(database, full=False, actor="benchmark")  # statistics, and pages on disk
     with database.transaction() as connection:

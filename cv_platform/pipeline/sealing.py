@@ -18,6 +18,8 @@ from cv_platform.storage.ledger.vault import StoredObject
 from cv_platform.storage.objects import ObjectStore
 
 Kind = Literal["raw", "frames", "blurred"]
+_ONE_REQUEST = 8 * 2**20
+"""Bytes up to which an object is sealed in memory and stored by one request; above, S3 takes it in parts."""
 
 
 def owner_of(clip_id: uuid.UUID, kind: Kind) -> str:
@@ -46,7 +48,10 @@ def put_sealed(
                 size += len(chunk)
                 yield chunk
 
-    store.put_chunks(key, chunks())
+    if path.stat().st_size <= _ONE_REQUEST:
+        store.put_bytes(key, b"".join(chunks()))
+    else:
+        store.put_chunks(key, chunks())
     return StoredObject(size, digest.hexdigest())
 
 

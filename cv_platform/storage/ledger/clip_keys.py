@@ -66,8 +66,7 @@ def create_key(connection: Connection, clip_id: uuid.UUID, key: WrappedKey) -> W
     if in_use is None:
         raise KeyRetired("the key-encryption key of this process was retired; restart it with the new one")
     connection.execute(
-        "INSERT INTO cv.clip_keys (clip_id, camera_id, capture_date, wrapped, kek_id)"
-        " SELECT clip_id, camera_id, capture_date, %s, %s FROM cv.clips WHERE clip_id = %s"
+        "INSERT INTO cv.clip_keys (clip_id, wrapped, kek_id) SELECT clip_id, %s, %s FROM cv.clips WHERE clip_id = %s"
         " ON CONFLICT (clip_id) DO NOTHING",
         [key.wrapped, key.kek_id, clip_id],
     )
@@ -79,8 +78,8 @@ def create_key(connection: Connection, clip_id: uuid.UUID, key: WrappedKey) -> W
 
 # A row is made for a clip that has none: a worker that comes late must not make a key for it after all.
 _DESTROY = (
-    "INSERT INTO cv.clip_keys (clip_id, camera_id, capture_date, destroyed_at)"
-    " SELECT clip_id, camera_id, capture_date, now() FROM cv.clips WHERE {which} ORDER BY clip_id"
+    "INSERT INTO cv.clip_keys (clip_id, destroyed_at)"
+    " SELECT clip_id, now() FROM cv.clips WHERE {which} ORDER BY clip_id"
     " ON CONFLICT (clip_id) DO UPDATE SET wrapped = NULL, kek_id = NULL, destroyed_at = EXCLUDED.destroyed_at"
     " WHERE clip_keys.wrapped IS NOT NULL"
 )

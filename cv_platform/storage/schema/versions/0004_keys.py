@@ -20,8 +20,6 @@ COMMENT ON TABLE cv.key_encryption_keys IS
 
 CREATE TABLE cv.clip_keys (
     clip_id      uuid PRIMARY KEY REFERENCES cv.clips,
-    camera_id    varchar(50),
-    capture_date date,
     wrapped      bytea,
     kek_id       text,
     created_at   timestamptz NOT NULL DEFAULT now(),
@@ -30,8 +28,8 @@ CREATE TABLE cv.clip_keys (
     CHECK ((wrapped IS NULL) = (kek_id IS NULL))
 );
 COMMENT ON TABLE cv.clip_keys IS 'a key a clip, wrapped; destroyed: what was sealed with it is unreadable for ever';
--- No index on or by what destruction changes: the row is updated within its page.
-CREATE INDEX clip_keys_of_day ON cv.clip_keys (camera_id, capture_date);
+-- Room in each page, and no index on or by what destruction changes: the row is updated within its page, which
+-- PostgreSQL tidies when it next comes by. A day's clips are found through cv.clips: nothing here tells of them.
 ALTER TABLE cv.clip_keys SET (fillfactor = 60, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50);
 
 ALTER TABLE cv.clips
