@@ -18,7 +18,8 @@ from cv_platform.pipeline.stage import ClipRefused, Finished
 from cv_platform.pipeline.vault import seal_upload
 from cv_platform.settings import Settings
 from cv_platform.storage.database import Connection
-from cv_platform.storage.ledger.model import RAW_CLIPS, Claim
+from cv_platform.storage.ledger.held import is_replaced
+from cv_platform.storage.ledger.model import RAW_CLIPS, Claim, Clip
 from cv_platform.storage.objects import ObjectInfo, ObjectMissing
 from cv_platform.storage.sealed import SealBroken
 
@@ -101,6 +102,7 @@ class RawClips:
 
         with raw_file(platform, claim) as raw:
             refuse_erased(platform, claim.clip, sha256=raw.sha256, duration_s=0.0)
+            _refuse_replaced(platform, claim.clip, raw.upload)
             # Before anything looks into it: a clip that is refused lies sealed too, and is replayed from there.
             vault_key = raw.vault_key or seal_upload(platform, claim, raw.path, raw.sha256, raw.upload)
             try:
@@ -128,3 +130,14 @@ class RawClips:
             },
             write=write,
         )
+
+
+def _refuse_replaced(platform: Platform, clip: Clip, upload: ObjectInfo | None) -> None:
+    """A held clip's bytes were overwritten before they were sealed: what lies there now is another clip's."""
+    if upload is None:
+        return
+    with platform.database.transaction() as connection:
+        if is_replaced(connection, clip.clip_id, upload.etag):
+            raise ClipRefused(
+                "upload_replaced", "other content came under its key before it was sealed; that is a clip of its own"
+            )

@@ -73,6 +73,23 @@ def test_a_new_upload_waits_beside_the_held_clip_and_replaces_it_after_the_relea
     assert picture(world) != before
 
 
+def test_other_bytes_under_its_key_do_not_pass_for_a_held_clip(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    """Overwritten by the camera before the vault had them: its own are gone, and the others keep their place."""
+    world = make_world()
+    key = world.upload(short_clip(tmp_path / "a.mp4", frames=2))
+    world.ingest()
+    place_hold(world.database, HoldScope(camera_id="cam1"), reason="case 1", by="officer")
+    world.upload(short_clip(tmp_path / "b.mp4", frames=3, first_level=80))
+    world.ingest()
+    world.run("raw_clips")
+    codes = world.rows("SELECT quarantine_code FROM cv.clips ORDER BY 1")
+    assert codes == [("key_held",), ("upload_replaced",)]
+    assert world.platform.restricted.get_bytes(key) == (tmp_path / "b.mp4").read_bytes()
+    assert balance(world.database).balances
+
+
 def test_a_new_version_passes_held_clips_by_until_the_release(held: tuple[World, uuid.UUID]) -> None:
     world, hold = held
     before = picture(world)

@@ -68,6 +68,18 @@ def covered_states(connection: Connection, hold_id: uuid.UUID) -> dict[str, int]
     )
 
 
+def is_replaced(connection: Connection, clip_id: uuid.UUID, etag: str) -> bool:
+    """Whether what lies under a held clip's upload key is not what was registered: it must not pass for the clip.
+
+    Without a hold the new content is registered soon, and supersedes the clip whatever was made of it.
+    """
+    row = connection.execute(
+        "SELECT cv.held(clip_id) AND etag <> %s AND %s <> ALL(other_etags) FROM cv.clips WHERE clip_id = %s",
+        [etag, etag, clip_id],
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def keeps_output(connection: Connection, claim: Claim) -> bool:
     """Whether a hold forbids the claim's commit: it would replace what the stage made before.
 
