@@ -6,27 +6,17 @@ crash is a verdict on the clip, not the end of the run that asked for it.
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from cv_platform.vision.anonymise.certificate import Certificate
 from cv_platform.vision.anonymise.failures import REASONS, AnonymisationFailed
 from cv_platform.vision.anonymise.policy import AnonymisePolicy, policy_to_json
-from cv_platform.vision.video.limits import ClipRejected
-from cv_platform.vision.video.sandbox import ExtractionStopped, _bare_environment, _end, _events, _TimeUpError
-
-_GRACE_S: Final = 5.0
-_CRASHES: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS}
+from cv_platform.vision.confined import ChildOutOfTime, ChildStopped, ChildTakenOver, Ending, confined_child
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,6 @@ def anonymise_clip_sandboxed(
                     "verifier": None if verifier is None else asdict(verifier),
                     "memory_bytes": memory_bytes,
                     "cpu_s": timeout_s * len(os.sched_getaffinity(0)),
-                    "parent_pid": os.getpid(),
                 },
                 timeout_s,
                 progress,
@@ -95,49 +84,35 @@ def _run(
     progress: Callable[[str, int, int | None], None] | None,
     should_stop: Callable[[], bool],
 ) -> Certificate:
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-s", "-m", "cv_platform.vision.anonymise.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=_bare_environment(),
-        start_new_session=True,
+    worker = confined_child(
+        "cv_platform.vision.anonymise.worker", request, timeout_s=timeout_s, should_stop=should_stop
     )
-    assert child.stdin is not None
-    assert child.stdout is not None
     try:
-        with suppress(BrokenPipeError):
-            child.stdin.write(json.dumps(request).encode() + b"\n")
-            child.stdin.close()
-        for event in _events(child.stdout, time.monotonic() + timeout_s + _GRACE_S, should_stop):
-            match event["event"]:
-                case "progress" if progress is not None:
-                    progress(event["stage"], event["done"], event["total"])
-                case "failed":
-                    code = event["code"] if event["code"] in REASONS else "decoder_crashed"
-                    raise AnonymisationFailed(code, event["message"])
-                case "bug":
-                    raise AnonymisationFailed("worker_failed", f"the work stopped with {event['error']}")
-                case "done":
-                    return Certificate.from_json(event["certificate"])
-        raise _verdict_on_exit(child)
-    except _TimeUpError:
+        with worker as child:
+            for event in child.events():
+                match event["event"]:
+                    case "progress" if progress is not None:
+                        progress(event["stage"], event["done"], event["total"])
+                    case "failed":
+                        code = event["code"] if event["code"] in REASONS else "decoder_crashed"
+                        raise AnonymisationFailed(code, event["message"])
+                    case "bug":
+                        raise AnonymisationFailed("worker_failed", f"the work stopped with {event['error']}")
+                    case "done":
+                        return Certificate.from_json(event["certificate"])
+            raise _verdict(*child.ending())
+    except ChildOutOfTime:
         raise AnonymisationFailed("decode_timeout", f"it took more than the {timeout_s:,.0f} s allowed") from None
-    except ExtractionStopped:
+    except ChildStopped:
         raise AnonymisationFailed("stopped") from None
-    except ClipRejected as rejected:
-        raise AnonymisationFailed.from_rejection(rejected) from None
-    finally:
-        _end(child)
+    except ChildTakenOver:
+        raise AnonymisationFailed("decoder_crashed") from None
 
 
-def _verdict_on_exit(child: subprocess.Popen[bytes]) -> AnonymisationFailed:
-    try:
-        code = child.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        return AnonymisationFailed("decoder_crashed")
-    if code == -signal.SIGXCPU:
+def _verdict(ending: Ending, code: int) -> AnonymisationFailed:
+    """Why a child ended without a word."""
+    if ending == "out_of_time":
         return AnonymisationFailed("decode_timeout")
-    if -code in _CRASHES:
+    if ending == "crashed":
         return AnonymisationFailed("decoder_crashed")
     return AnonymisationFailed("worker_failed", f"the worker process ended with exit code {code} and no result")

@@ -9,41 +9,29 @@ dies with the process that started it.
 from __future__ import annotations
 
 import importlib
-import json
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from cv_platform.vision.video.worker import _confine, _die_with
+from cv_platform.vision.confined_child import Say, serve
 
 _PROGRESS_INTERVAL_S = 0.5
 
 
 def main() -> int:
     """Serve one request."""
-    request = json.loads(sys.stdin.readline())
-    _die_with(request["parent_pid"])
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    silence = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(silence, descriptor)
-    os.umask(0o077)
-    _confine(memory_bytes=request["memory_bytes"], cpu_s=request["cpu_s"])
+    return serve(_serve, lambda request: (request["memory_bytes"], request["cpu_s"]))
 
-    def say(event: str, **values: Any) -> None:
-        events.write(json.dumps({"event": event, **values}) + "\n")
-        events.flush()
 
+def _serve(request: dict[str, Any], say: Say) -> None:
     try:
-        _serve(request, say)
+        _anonymise(request, say)
     except Exception as error:  # noqa: BLE001 - a bug of ours; its text may carry a path, its type cannot
         say("bug", error=type(error).__name__)
-    return 0
 
 
-def _serve(request: dict[str, Any], say: Any) -> None:
+def _anonymise(request: dict[str, Any], say: Say) -> None:
     # imported under the limits, and only in this process
     from cv_platform.vision.anonymise.clip import anonymise_clip
     from cv_platform.vision.anonymise.failures import AnonymisationFailed

@@ -11,14 +11,10 @@ TensorProto.name = 8; ValueInfoProto: name = 1, type = 2) and the Protocol Buffe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from cv_platform.vision.detectors.protobuf import LENGTH_DELIMITED, field, fields_of, text_of
 
 _GRAPH, _INITIALIZER, _INPUT, _OUTPUT, _VALUE_INFO = 7, 5, 11, 12, 13
 _TENSOR_NAME, _VALUE_NAME, _VALUE_TYPE = 8, 1, 2
-_LENGTH_DELIMITED = 2
-
-Field = tuple[int, int, bytes, bytes]
-"""Number, wire type, payload, and the whole field as it stands in the message."""
 
 
 def optimisable(model: bytes, *, dynamic_inputs: bool = False) -> bytes:
@@ -34,10 +30,10 @@ def optimisable(model: bytes, *, dynamic_inputs: bool = False) -> bytes:
     """
     parts: list[bytes] = []
     graphs = 0
-    for number, wire_type, payload, whole in _fields(model):
-        if number == _GRAPH and wire_type == _LENGTH_DELIMITED:
+    for number, wire_type, payload, whole in fields_of(model):
+        if number == _GRAPH and wire_type == LENGTH_DELIMITED:
             graphs += 1
-            parts.append(_field(_GRAPH, _edited_graph(payload, dynamic_inputs)))
+            parts.append(field(_GRAPH, _edited_graph(payload, dynamic_inputs)))
         else:
             parts.append(whole)
     if graphs != 1:
@@ -46,16 +42,16 @@ def optimisable(model: bytes, *, dynamic_inputs: bool = False) -> bytes:
 
 
 def _edited_graph(graph: bytes, dynamic_inputs: bool) -> bytes:
-    fields = list(_fields(graph))
-    weights = {_text(payload, _TENSOR_NAME) for number, _, payload, _ in fields if number == _INITIALIZER}
+    fields = list(fields_of(graph))
+    weights = {text_of(payload, _TENSOR_NAME) for number, _, payload, _ in fields if number == _INITIALIZER}
     parts: list[bytes] = []
     for number, _, payload, whole in fields:
         if number == _INPUT:
-            if _text(payload, _VALUE_NAME) in weights:
+            if text_of(payload, _VALUE_NAME) in weights:
                 continue
-            parts.append(_field(_INPUT, _without_shape(payload)) if dynamic_inputs else whole)
+            parts.append(field(_INPUT, _without_shape(payload)) if dynamic_inputs else whole)
         elif number == _OUTPUT and dynamic_inputs:
-            parts.append(_field(_OUTPUT, _without_shape(payload)))
+            parts.append(field(_OUTPUT, _without_shape(payload)))
         elif number == _VALUE_INFO and dynamic_inputs:
             continue
         else:
@@ -66,85 +62,26 @@ def _edited_graph(graph: bytes, dynamic_inputs: bool) -> bytes:
 def _without_shape(value_info: bytes) -> bytes:
     """A ValueInfoProto with the same rank and every dimension free."""
     parts: list[bytes] = []
-    for number, _, payload, whole in _fields(value_info):
-        parts.append(_field(_VALUE_TYPE, _free_type(payload)) if number == _VALUE_TYPE else whole)
+    for number, _, payload, whole in fields_of(value_info):
+        parts.append(field(_VALUE_TYPE, _free_type(payload)) if number == _VALUE_TYPE else whole)
     return b"".join(parts)
 
 
 def _free_type(type_proto: bytes) -> bytes:
     """TypeProto.tensor_type = 1 {elem_type = 1, shape = 2 {dim = 1 {dim_value = 1 | dim_param = 2}}}."""
     parts: list[bytes] = []
-    for number, _, tensor, whole in _fields(type_proto):
+    for number, _, tensor, whole in fields_of(type_proto):
         if number != 1:
             parts.append(whole)
             continue
         inner: list[bytes] = []
-        for inner_number, _, shape, inner_whole in _fields(tensor):
+        for inner_number, _, shape, inner_whole in fields_of(tensor):
             if inner_number != 2:
                 inner.append(inner_whole)
                 continue
-            dims = [dim for number_, _, dim, _ in _fields(shape) if number_ == 1]
+            dims = [dim for number_, _, dim, _ in fields_of(shape) if number_ == 1]
             # the channels (axis 1) stay as they are, the rest is free: a dimension without a value may have any
-            free = [_field(1, dim if axis == 1 else b"") for axis, dim in enumerate(dims)]
-            inner.append(_field(2, b"".join(free)))
-        parts.append(_field(1, b"".join(inner)))
+            free = [field(1, dim if axis == 1 else b"") for axis, dim in enumerate(dims)]
+            inner.append(field(2, b"".join(free)))
+        parts.append(field(1, b"".join(inner)))
     return b"".join(parts)
-
-
-def _text(message: bytes, wanted: int) -> bytes:
-    """The payload of the last field of that number; empty where there is none."""
-    found = b""
-    for number, _, payload, _ in _fields(message):
-        if number == wanted:
-            found = payload
-    return found
-
-
-def _fields(message: bytes) -> Iterator[Field]:
-    view, position, end = memoryview(message), 0, len(message)
-    while position < end:
-        start = position
-        key, position = _varint(view, position)
-        number, wire_type = key >> 3, key & 7
-        payload_start = position
-        if wire_type == 0:
-            _, position = _varint(view, position)
-        elif wire_type == 1:
-            position += 8
-        elif wire_type == _LENGTH_DELIMITED:
-            length, payload_start = _varint(view, position)
-            position = payload_start + length
-        elif wire_type == 5:
-            position += 4
-        else:
-            raise ValueError(f"the file is no ONNX model: wire type {wire_type} at byte {start}")
-        if position > end:
-            raise ValueError("the file is no ONNX model, or is cut short")
-        yield number, wire_type, bytes(view[payload_start:position]), bytes(view[start:position])
-
-
-def _varint(view: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(view):
-            raise ValueError("the file is no ONNX model, or is cut short")
-        byte = view[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if not byte & 0x80:
-            return value, position
-    raise ValueError("the file is no ONNX model: a number longer than ten bytes")
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    """A length-delimited field."""
-    return _encode(number << 3 | _LENGTH_DELIMITED) + _encode(len(payload)) + payload
-
-
-def _encode(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from cv_platform.vision.detectors.onnx_graph import _fields, _text, _varint
+from cv_platform.vision.detectors.protobuf import fields_of, text_of, varint_at
 
 Value = int | float | str | list[int] | list[float] | npt.NDArray[Any]
 
@@ -62,21 +62,21 @@ def read_onnx(model: bytes) -> OnnxGraph:
         ValueError: no ONNX file, cut short, or one whose weights lie in other files.
     """
     graph, opset = b"", 0
-    for number, _, payload, _ in _fields(model):
+    for number, _, payload, _ in fields_of(model):
         if number == 7:
             graph = payload
-        elif number == 8 and not _text(payload, 1):
-            opset = max(opset, _integer(_text(payload, 2)))
+        elif number == 8 and not text_of(payload, 1):
+            opset = max(opset, _integer(text_of(payload, 2)))
     nodes, weights, inputs, outputs = [], {}, [], []
-    for number, _, payload, _ in _fields(graph):
+    for number, _, payload, _ in fields_of(graph):
         if number == 1:
             nodes.append(_node(payload))
         elif number == 5:
-            weights[_text(payload, 8).decode()] = _tensor(payload)
+            weights[text_of(payload, 8).decode()] = _tensor(payload)
         elif number == 11:
-            inputs.append(_text(payload, 1).decode())
+            inputs.append(text_of(payload, 1).decode())
         elif number == 12:
-            outputs.append(_text(payload, 1).decode())
+            outputs.append(text_of(payload, 1).decode())
     if not nodes or not outputs:
         raise ValueError("the file is no ONNX model: it holds no graph with nodes and outputs")
     return OnnxGraph(tuple(nodes), weights, tuple(i for i in inputs if i not in weights), tuple(outputs), opset)
@@ -84,7 +84,7 @@ def read_onnx(model: bytes) -> OnnxGraph:
 
 def _node(message: bytes) -> Node:
     inputs, outputs, attributes = [], [], {}
-    for number, _, payload, _ in _fields(message):
+    for number, _, payload, _ in fields_of(message):
         if number == 1:
             inputs.append(payload.decode())
         elif number == 2:
@@ -92,14 +92,14 @@ def _node(message: bytes) -> Node:
         elif number == 5:
             name, value = _attribute(payload)
             attributes[name] = value
-    return Node(_text(message, 4).decode(), tuple(inputs), tuple(outputs), attributes)
+    return Node(text_of(message, 4).decode(), tuple(inputs), tuple(outputs), attributes)
 
 
 def _attribute(message: bytes) -> tuple[str, Value]:
     name, value = "", None
     integers: list[int] = []
     floats: list[float] = []
-    for number, wire_type, payload, _ in _fields(message):
+    for number, wire_type, payload, _ in fields_of(message):
         if number == 1:
             name = payload.decode()
         elif number == 2:
@@ -121,7 +121,7 @@ def _tensor(message: bytes) -> npt.NDArray[Any]:
     dims: list[int] = []
     dtype, raw = "", None
     listed: list[npt.NDArray[Any]] = []
-    for number, wire_type, payload, _ in _fields(message):
+    for number, wire_type, payload, _ in fields_of(message):
         if number == 1:
             dims.extend([_integer(payload)] if wire_type == _VARINT else _integers(payload))
         elif number == 2:
@@ -150,12 +150,12 @@ def _integer(varint: bytes) -> int:
     """A varint as the signed 64-bit number that it stands for; 0 where it is absent."""
     if not varint:
         return 0
-    value, _ = _varint(memoryview(varint), 0)
+    value, _ = varint_at(memoryview(varint), 0)
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def _integers(packed: bytes) -> Iterator[int]:
     view, position = memoryview(packed), 0
     while position < len(packed):
-        value, position = _varint(view, position)
+        value, position = varint_at(view, position)
         yield value - (1 << 64) if value >= 1 << 63 else value

@@ -7,31 +7,20 @@ What comes back is a shard and a few numbers, or one line on why not.
 
 from __future__ import annotations
 
-import json
 import os
-import selectors
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
+from cv_platform.vision.confined import ChildOutOfTime, ChildStopped, ChildTakenOver, Ending, confined_child
 from cv_platform.vision.video.limits import DEFAULT_LIMITS, REASONS, ClipLimits, ClipRejected
 from cv_platform.vision.video.probe import ClipFacts
 from cv_platform.vision.video.shards import JPEG_QUALITY
 
 PROBE_TIMEOUT_S: Final = 20.0
-_GRACE_S: Final = 5.0
-"""What a child may take over its own time limit before it is killed: it starts, and ends by itself if it can."""
-_POLL_S: Final = 0.25
-_MAX_EVENT_BYTES: Final = 64 * 1024
-_PACKAGE_ROOT: Final = Path(__file__).resolve().parents[3]
-_CRASHES: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS}
 
 
 class ExtractionFailed(RuntimeError):
@@ -147,107 +136,49 @@ def _run(
     on_progress: Callable[[int], None] | None,
     should_stop: Callable[[], bool] | None,
 ) -> tuple[ClipFacts, dict[str, Any]]:
-    """Start a child, serve it the request, return what it found, and leave no process behind."""
-    deadline = time.monotonic() + timeout_s + _GRACE_S
+    """Serve a child the request and return what it found."""
     child_limits = {**limits.as_dict(), "decode_timeout_s": timeout_s}
-    line = json.dumps({**request, "limits": child_limits, "parent_pid": os.getpid()}).encode() + b"\n"
-    # -P: the working folder is not searched for modules; -s: nor is the user's own folder
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-s", "-m", "cv_platform.vision.video.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=_bare_environment(),
-        start_new_session=True,
+    worker = confined_child(
+        "cv_platform.vision.video.worker",
+        {**request, "limits": child_limits},
+        timeout_s=timeout_s,
+        should_stop=should_stop,
     )
-    assert child.stdin is not None
-    assert child.stdout is not None
+    facts: ClipFacts | None = None
     try:
-        with suppress(BrokenPipeError):
-            child.stdin.write(line)
-            child.stdin.close()
-        facts: ClipFacts | None = None
-        for event in _events(child.stdout, deadline, should_stop):
-            match event.pop("event"):
-                case "facts":
-                    facts = ClipFacts.from_dict(event)
-                case "progress" if on_progress is not None:
-                    on_progress(int(event["frames"]))
-                case "rejected":
-                    code = event["code"] if event["code"] in REASONS else "not_a_video"
-                    raise ClipRejected(code, event["message"])
-                case "failed":
-                    raise ExtractionFailed(f"decoding stopped with {event['error']}, which is not the clip's doing")
-                case "done" if facts is not None:
-                    return facts, event
-        raise _verdict_on_exit(child, limits)
-    except _TimeUpError:
+        with worker as child:
+            for event in child.events():
+                match event.pop("event"):
+                    case "facts":
+                        facts = ClipFacts.from_dict(event)
+                    case "progress" if on_progress is not None:
+                        on_progress(int(event["frames"]))
+                    case "rejected":
+                        code = event["code"] if event["code"] in REASONS else "not_a_video"
+                        raise ClipRejected(code, event["message"])
+                    case "failed":
+                        raise ExtractionFailed(f"decoding stopped with {event['error']}, which is not the clip's doing")
+                    case "done" if facts is not None:
+                        return facts, event
+            raise _verdict(*child.ending())
+    except ChildStopped:
+        raise ExtractionStopped("the caller stopped the extraction") from None
+    except ChildTakenOver:
+        raise ClipRejected("decoder_crashed") from None
+    except ChildOutOfTime:
         raise ClipRejected(
             "decode_timeout", f"decoding took more than the {timeout_s:,.0f} s that are allowed"
         ) from None
-    finally:
-        _end(child)
 
 
-def _bare_environment() -> dict[str, str]:
-    """No credentials, no settings: what Python needs to start, and one thread a library."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH") if name in os.environ}
-    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
-    return {**kept, **one_thread, "PYTHONPATH": str(_PACKAGE_ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-class _TimeUpError(Exception):
-    """The child did not finish in time."""
-
-
-def _events(pipe: IO[bytes], deadline: float, should_stop: Callable[[], bool] | None) -> Iterator[dict[str, Any]]:
-    """The child's events, until it closes its end."""
-    buffer = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while True:
-            if should_stop is not None and should_stop():
-                raise ExtractionStopped("the caller stopped the extraction")
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise _TimeUpError
-            if not selector.select(min(left_s, _POLL_S)):
-                continue
-            chunk = os.read(pipe.fileno(), _MAX_EVENT_BYTES)
-            if not chunk:
-                return
-            *lines, buffer = (buffer + chunk).split(b"\n")
-            if len(buffer) > _MAX_EVENT_BYTES:
-                raise ClipRejected("decoder_crashed")  # no event of ours is that long: the child has been taken over
-            for line in lines:
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    raise ClipRejected("decoder_crashed") from None
-                yield event
-
-
-def _verdict_on_exit(child: subprocess.Popen[bytes], limits: ClipLimits) -> Exception:
+def _verdict(ending: Ending, code: int) -> Exception:
     """Why a child ended without a word."""
-    try:
-        code = child.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        return ClipRejected("decoder_crashed")
-    if code == -signal.SIGXCPU:
-        return ClipRejected("decode_timeout")
-    if -code in _CRASHES:
-        return ClipRejected("decoder_crashed")
-    if code == -signal.SIGKILL:
-        # the kernel's answer to a hard limit on processor time too, but that comes after SIGXCPU
-        return ExtractionFailed("the decoding process was killed from outside; is the machine out of memory?")
-    return ExtractionFailed(f"the decoding process ended with exit code {code} and without a result")
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    for pipe in (child.stdin, child.stdout):
-        if pipe is not None:
-            with suppress(OSError):
-                pipe.close()
+    match ending:
+        case "out_of_time":
+            return ClipRejected("decode_timeout")
+        case "crashed":
+            return ClipRejected("decoder_crashed")
+        case "killed":
+            return ExtractionFailed("the decoding process was killed from outside; is the machine out of memory?")
+        case "exited":
+            return ExtractionFailed(f"the decoding process ended with exit code {code} and without a result")

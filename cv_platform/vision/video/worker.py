@@ -8,54 +8,37 @@ processor time, says nothing on standard error, and dies with the process that s
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
-import json
 import os
-import resource
-import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from cv_platform.vision.confined_child import Say, serve
 
 if TYPE_CHECKING:
     from cv_platform.vision.video.limits import ClipLimits
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_NO_NEW_PRIVS = 38
 _PROGRESS_INTERVAL_S = 1.0
-
-
-class _Say(Protocol):
-    def __call__(self, event: str, **values: Any) -> None: ...
 
 
 def main() -> int:
     """Serve one request."""
-    request = json.loads(sys.stdin.readline())
-    _die_with(request["parent_pid"])
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    silence = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(silence, descriptor)
-    os.umask(0o077)
+    return serve(_serve, _limits)
+
+
+def _limits(request: dict[str, Any]) -> tuple[int, float]:
     limits = request["limits"]
     threads = request.get("threads", 1) or os.cpu_count() or 1
-    _confine(memory_bytes=limits["max_memory_bytes"], cpu_s=limits["decode_timeout_s"] * threads)
-    _serve(request, events)
-    return 0
+    return limits["max_memory_bytes"], limits["decode_timeout_s"] * threads
 
 
-def _serve(request: dict[str, Any], events: TextIO) -> None:
+def _serve(request: dict[str, Any], say: Say) -> None:
     # imported under the limits, and only in this process
     from cv_platform.vision.video.limits import ClipLimits, ClipRejected
     from cv_platform.vision.video.probe import probe_clip
-
-    def say(event: str, **values: Any) -> None:
-        events.write(json.dumps({"event": event, **values}) + "\n")
-        events.flush()
 
     limits = ClipLimits(**request["limits"])
     source = Path(request["source"])
@@ -76,7 +59,7 @@ def _serve(request: dict[str, Any], events: TextIO) -> None:
         say("failed", error=type(error).__name__)
 
 
-def _extract(request: dict[str, Any], source: Path, limits: ClipLimits, say: _Say) -> None:
+def _extract(request: dict[str, Any], source: Path, limits: ClipLimits, say: Say) -> None:
     from cv_platform.vision.video.decode import ClipDecoder
     from cv_platform.vision.video.probe import open_clip
     from cv_platform.vision.video.shards import ShardWriter
@@ -119,29 +102,6 @@ class _HashingFile:
         self.size += len(content)
         self.digest.update(content)
         return self._file.write(content)
-
-
-def _die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends; end now if it has ended already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(1)
-
-
-def _confine(*, memory_bytes: int, cpu_s: float) -> None:
-    cpu_whole_s = int(cpu_s) + 5
-    for what, soft, hard in (
-        (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_AS, memory_bytes, memory_bytes),
-        (resource.RLIMIT_CPU, cpu_whole_s, cpu_whole_s + 5),  # SIGXCPU at the first, which tells; SIGKILL at the second
-        (resource.RLIMIT_NOFILE, 64, 64),
-    ):
-        _, highest = resource.getrlimit(what)
-        if highest != resource.RLIM_INFINITY:
-            soft, hard = min(soft, highest), min(hard, highest)
-        resource.setrlimit(what, (soft, hard))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cv_platform.vision.anonymise import AnonymisationFailed, AnonymisePolicy, sandbox
+from cv_platform.vision import confined
+from cv_platform.vision.anonymise import AnonymisationFailed, AnonymisePolicy
 from cv_platform.vision.anonymise.sandbox import DetectorSpec, anonymise_clip_sandboxed
 from cv_platform_tests.vision.anonymise.scripted import read_pictures, write_squares
 
@@ -51,7 +52,7 @@ def test_a_child_that_dies_is_a_verdict(source: Path, tmp_path: Path, detector: 
 
 
 def test_being_stopped_and_running_out_of_time(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_GRACE_S", 0.1)
+    monkeypatch.setattr(confined, "GRACE_S", 0.1)
     asleep = DetectorSpec(f"{HERE}:sleeping")
     for stop, timeout_s, reason in ((True, 60.0, "stopped"), (False, 2.0, "decode_timeout")):
         with pytest.raises(AnonymisationFailed) as caught:

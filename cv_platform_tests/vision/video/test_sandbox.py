@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cv_platform.vision.video import sandbox
+from cv_platform.vision import confined
 from cv_platform.vision.video.limits import ClipLimits, ClipRejected
 from cv_platform.vision.video.probe import probe_clip
 from cv_platform.vision.video.sandbox import (
@@ -131,7 +131,7 @@ def test_a_kill_from_outside_is_not_held_against_the_clip(long_clip, tmp_path) -
 
 
 def test_a_decoder_that_hangs_is_killed(long_clip, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(sandbox, "_GRACE_S", 0.5)
+    monkeypatch.setattr(confined, "GRACE_S", 0.5)
     with pytest.raises(ClipRejected) as refused:
         extract_frames(
             long_clip,
