@@ -21,12 +21,13 @@ from dagster._core.executor.step_delegating import (
     StepHandler,
     StepHandlerContext,
 )
-from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster_k8s import K8sRunLauncher, k8s_job_executor
 from dagster_k8s.client import DagsterKubernetesClient
 from dagster_k8s.executor import K8sStepHandler
 
 from cv_platform.resources.patience import patient_apis
+from cv_platform.resources.pools import make_pools
 
 _NOT_FOUND: Final = "could not be found"
 
@@ -37,6 +38,11 @@ class KubernetesRunLauncher(K8sRunLauncher):
     def __init__(self, **config: Any) -> None:
         super().__init__(**config)
         self._api_client = _patient_client()
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Make the run's job, after the pools that its steps take slots of."""
+        make_pools(self._instance, context.dagster_run)
+        super().launch_run(context)
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Whether the run's pod is alive.

@@ -11,15 +11,22 @@ from typing import Final
 
 from dagster import DagsterRun, DefaultRunLauncher
 from dagster._core.errors import DagsterUserCodeUnreachableError
-from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+from dagster._core.launcher.base import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
 from dagster._serdes import deserialize_value
+
+from cv_platform.resources.pools import make_pools
 
 _TIMEOUT_S: Final = 20
 
 
 class LocalRunLauncher(DefaultRunLauncher):
     """Runs are children of the code server that its own record names: gone with it, or known to it."""
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Have the code server start the run, after the pools that its steps take slots of."""
+        make_pools(self._instance, context.dagster_run)
+        super().launch_run(context)
 
     @property
     def supports_check_run_worker_health(self) -> bool:
