@@ -24,7 +24,6 @@ UNUSED = (
     "pyarrow/include",
     "pyarrow/src",
     "pyarrow/*flight*",
-    "pyarrow/*substrait*",
     "onnxruntime/transformers",
     "onnxruntime/tools",
     "onnxruntime/quantization",
