@@ -11,10 +11,12 @@ from typing import Any, Final
 
 import dagster as dg
 
+from cv_platform.defs import lifecycle, operations
 from cv_platform.defs.aggregates import aggregates_definitions, dbt_resource
+from cv_platform.defs.erasure.jobs import erase
+from cv_platform.defs.erasure.sensors import approved_erasures
 from cv_platform.defs.ingest.jobs import reconcile_uploads, reconcile_uploads_hourly
 from cv_platform.defs.ingest.sensors import new_uploads
-from cv_platform.defs.operations.jobs import tidy, tidy_hourly
 from cv_platform.defs.vision import assets as vision_assets
 from cv_platform.defs.vision import checks as vision_checks
 from cv_platform.defs.vision.sensors import pending_work
@@ -45,9 +47,21 @@ def build_definitions(
     return dg.Definitions(
         assets=[*vision_assets.assets, *(aggregates.assets or [])],
         asset_checks=[*vision_checks.checks, *(aggregates.asset_checks or [])],
-        jobs=[vision_assets.process_clips, reconcile_uploads, tidy, *(aggregates.jobs or [])],
-        schedules=[reconcile_uploads_hourly, tidy_hourly],
-        sensors=[new_uploads(settings), pending_work(settings), *(aggregates.sensors or [])],
+        jobs=[
+            vision_assets.process_clips,
+            reconcile_uploads,
+            *lifecycle.jobs,
+            erase,
+            *operations.jobs(settings),
+            *(aggregates.jobs or []),
+        ],
+        schedules=[reconcile_uploads_hourly, *lifecycle.schedules, *operations.schedules(settings)],
+        sensors=[
+            new_uploads(settings),
+            pending_work(settings),
+            approved_erasures(settings),
+            *(aggregates.sensors or []),
+        ],
         resources=resources,
         executor=_executor(settings),
     )

@@ -25,6 +25,7 @@ from cv_platform.pipeline import cold_rows
 from cv_platform.pipeline.platform import Platform, sweep_scratch
 from cv_platform.pipeline.stage import ClaimLost
 from cv_platform.storage.database import Connection, Database
+from cv_platform.storage.hot_stream import LiveStream
 from cv_platform.storage.ledger import erasures
 from cv_platform.storage.ledger.clip_keys import destroy_keys
 from cv_platform.storage.ledger.days import mark_dirty
@@ -149,7 +150,7 @@ def certify(platform: Platform, request_id: uuid.UUID, *, actor: str, key: Ed255
 
     Raises:
         WrongState: it was not executed.
-        ResidueFound: something is still there; nothing is certified.
+        ResidueFound: something is still there; nothing is certified, and the request is executed again.
     """
     request = requests.get(platform.database, request_id)
     if request.certificate is not None:
@@ -159,7 +160,15 @@ def certify(platform: Platform, request_id: uuid.UUID, *, actor: str, key: Ed255
         if not _rebuilt(connection, request):
             return None
         clips = erasures.clips_of(connection, request_id)
-    absence = _absence(platform, request, [(clip_id, day) for clip_id, _, day in clips])
+    try:
+        absence = _absence(platform, request, [(clip_id, day) for clip_id, _, day in clips])
+    except ResidueFound:
+        # Whoever wrote it began before the tombstones stood: the next run erases it too.
+        with platform.database.transaction() as connection:
+            connection.execute(
+                "UPDATE cv.erasures SET state = 'executing' WHERE request_id = %s AND state = 'executed'", [request_id]
+            )
+        raise
     with platform.database.transaction() as connection:
         request = requests.lock(connection, request_id)
         if request.certificate is not None:
@@ -419,13 +428,16 @@ def _remove_cold(
 
 
 def _erase_hot(platform: Platform, scope: ErasureScope) -> None:
-    """Current state of the scope's cameras."""
+    """Current state of the scope's cameras, and live detections under way. Raises redis.RedisError."""
     if platform.hot is None or scope.kind == "clip":
         return
     with platform.database.transaction() as connection:
         cameras = erasures.cameras_in(connection, scope)
+    stream = LiveStream(str(platform.settings.redis_url))
     for camera_id in cameras:
         platform.hot.forget(camera_id)
+        if scope.starts_at is not None and scope.ends_at is not None:
+            stream.forget(camera_id, scope.starts_at, scope.ends_at)
 
 
 def _end(platform: Platform, request_id: uuid.UUID, actor: str) -> None:
