@@ -248,7 +248,7 @@ def _read(file: ColdFile, paths: dict[str, Path]) -> Iterable[pa.RecordBatch]:
 
     try:
         yield from read_file(paths[file.object_key], file.kind)
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):
         raise ColdFileDamaged(f"a file of {file.kind} cannot be read; nothing was changed") from None
 
 

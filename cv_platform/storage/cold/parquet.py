@@ -55,9 +55,10 @@ def read_file(path: Path, kind: str) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     repeated = [name for name, of in COLUMNS[kind].items() if name in _REPEATED and of == "text"]
+    found = pq.read_schema(path).names
+    if found != list(COLUMNS[kind]):
+        raise ValueError(f"a file of {kind} has the columns {', '.join(found)}")
     with pq.ParquetFile(path, read_dictionary=repeated) as file:
-        if file.schema_arrow.names != list(COLUMNS[kind]):
-            raise ValueError(f"a file of {kind} has the columns {', '.join(file.schema_arrow.names)}")
         for batch in file.iter_batches(batch_size=65_536):
             columns = [c.storage if isinstance(c, pa.ExtensionArray) else c for c in batch.columns]
             yield pa.RecordBatch.from_arrays(columns, batch.schema.names)

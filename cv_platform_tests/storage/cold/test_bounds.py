@@ -36,7 +36,7 @@ def bounds(sql: str) -> dict[str, Bounds]:
         ("camera_id LIKE 'a'", ALL),
         ("upper(camera_id) = 'A'", ALL),
         ("timestamp >= '2026-03-01'", Bounds(start=D1)),
-        ('"timestamp" > TIMESTAMPTZ \'2026-03-01 00:00:00+00\'', Bounds(start=D1)),
+        ("\"timestamp\" > TIMESTAMPTZ '2026-03-01 00:00:00+00'", Bounds(start=D1)),
         ("timestamp < DATE '2026-03-02'", Bounds(end=D2)),
         ("DATE '2026-03-02' > timestamp", Bounds(end=D2)),
         ("timestamp <= '2026-03-02 01:00+01'", Bounds(end=D2 + US)),
