@@ -20,6 +20,7 @@ from cv_platform.commands import (
     erasure,
     holds,
     keys,
+    metrics,
     models,
     policy,
     query,
@@ -55,6 +56,7 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(holds.app, name="hold")
 app.add_typer(keys.app, name="keys")
 app.command()(query.query)
+app.command()(metrics.metrics)
 app.command()(doctor.doctor)
 app.command()(settings.settings)
 

@@ -67,14 +67,14 @@ def status(json: JsonOption = False) -> None:
     """Show where all clips are: the ledger's states, each stage, and what waits. Exit status 1: it does not balance."""
     from rich.table import Table
 
-    from cv_platform.storage.ledger import queries, tallies
+    from cv_platform.storage.ledger import tallies
     from cv_platform.storage.ledger.model import STAGES
     from cv_platform.storage.provision import database_at
 
     database = database_at(str(connected_settings().postgres_url))
     found = tallies.balance_now(database)
     stages = tallies.stage_states_now(database)
-    waiting = queries.pending_by_site(database)
+    waiting = tallies.waiting_by_site(database)
     if json:
         print_json(
             {

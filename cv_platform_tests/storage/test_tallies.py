@@ -12,9 +12,16 @@ from hypothesis import strategies as st
 from cv_platform.storage.database import Database
 from cv_platform.storage.ledger.claims import claim_clips, release
 from cv_platform.storage.ledger.model import Scope
-from cv_platform.storage.ledger.queries import balance, stage_states
+from cv_platform.storage.ledger.queries import balance, pending_by_site, stage_states
 from cv_platform.storage.ledger.registration import Upload, register_uploads
-from cv_platform.storage.ledger.tallies import balance_now, clip_states_by_site, recount, stage_states_now, sum_tallies
+from cv_platform.storage.ledger.tallies import (
+    balance_now,
+    clip_states_by_site,
+    recount,
+    stage_states_now,
+    sum_tallies,
+    waiting_by_site,
+)
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -35,6 +42,7 @@ def _same(database: Database) -> None:
     found, counted = balance_now(database), balance(database)
     assert (found.received, found.states) == (counted.received, counted.states)
     assert stage_states_now(database) == stage_states(database)
+    assert waiting_by_site(database) == pending_by_site(database)
 
 
 def _claim(database: Database, *sites: str, limit: int = 2) -> list[object]:
@@ -65,7 +73,7 @@ def test_they_follow_everything(database: Database, steps: list[str]) -> None:
             release(database, [claims.pop()])  # type: ignore[list-item]
         elif step == "delete":
             with database.transaction() as connection:
-                connection.execute("DELETE FROM cv.stages WHERE stage = 'tracks'")
+                connection.execute("DELETE FROM cv.stages WHERE stage = 'detections'")
         elif step == "sum":
             sum_tallies(database)
     _same(database)

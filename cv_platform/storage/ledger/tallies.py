@@ -54,6 +54,21 @@ def clip_states_by_site(database: Database) -> dict[tuple[str, str], int]:
     return {(site, state): count for site, state, count in rows}
 
 
+def waiting_by_site(database: Database) -> dict[str, int]:
+    """Clips that wait or are worked on, by site.
+
+    By the graph's two ends, one of which is open for as long as anything of a clip is; of clips that have one of them
+    open and others that have the other, the more numerous are counted.
+    """
+    with database.transaction() as connection:
+        rows = connection.execute(
+            "SELECT site_id, greatest(sum(n) FILTER (WHERE stage = 'tracks'), sum(n) FILTER (WHERE stage ="
+            " 'blurred_clips'))::bigint AS open FROM cv.tallies WHERE stage IN ('tracks', 'blurred_clips')"
+            " AND state IN ('blocked', 'pending', 'running') GROUP BY 1 ORDER BY 1"
+        ).fetchall()
+    return {site: count for site, count in rows if count}
+
+
 def sum_tallies(database: Database) -> None:
     """Sum the differences up, so that there are few; does nothing where another is about it."""
     with database.transaction() as connection:
