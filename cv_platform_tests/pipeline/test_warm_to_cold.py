@@ -31,6 +31,7 @@ from cv_platform.pipeline.warm_to_cold import warm_to_cold
 from cv_platform.storage.cold.kinds import COLUMNS, KINDS
 from cv_platform.storage.ledger import cold_days
 from cv_platform.storage.ledger.cold_removals import note_removed
+from cv_platform.storage.ledger.model import STAGES, TRACKS
 from cv_platform_tests.pipeline import workers
 from cv_platform_tests.pipeline.warm_rows import (
     DAY,
@@ -347,22 +348,23 @@ def test_a_late_clip_of_a_cold_day_is_tracked_as_if_it_had_come_in_time(
 ) -> None:
     in_time, late = make_world(), make_world()
     at = datetime(2026, 3, 1, 8, tzinfo=UTC)
-    paths = [short_clip(tmp_path / f"{n}.mp4", first_level=10 * n) for n in range(3)]
+    paths = [short_clip(tmp_path / f"{n}.mp4", first_level=10 * n, frames=6) for n in range(3)]
+    stages = STAGES[: STAGES.index(TRACKS) + 1]
     for n, path in enumerate(paths):
-        in_time.upload(path, at + timedelta(seconds=2 * n))
+        in_time.upload(path, at + timedelta(seconds=1.2 * n))
         if n != 1:
-            late.upload(path, at + timedelta(seconds=2 * n))
+            late.upload(path, at + timedelta(seconds=1.2 * n))
     for world in (in_time, late):
         world.ingest()
-        world.run()
+        world.run(*stages)
         build(world, DAY)
     assert warm_to_cold(late.platform, LATER).cold == [DAY]
-    late.upload(paths[1], at + timedelta(seconds=2))
+    late.upload(paths[1], at + timedelta(seconds=1.2))
     late.ingest()
-    late.run()
+    late.run(*stages)
     tables, expected = late.tables(), in_time.tables()
     assert {kind: tables[kind] for kind in KINDS} == {kind: expected[kind] for kind in KINDS}
-    assert late.states() == {"published": 3}
+    assert late.rows("SELECT count(*) FROM cv.stages WHERE stage = 'tracks' AND state = 'done'") == [(3,)]
     assert warm_to_cold(late.platform, LATER).behind == [DAY]
     build(late, DAY)
     assert warm_to_cold(late.platform, LATER).cold == [DAY]

@@ -67,8 +67,10 @@ TIERS: Final[dict[DataClass, Tier]] = {
         size="CASE WHEN c.raw_deleted_at IS NULL THEN c.size_bytes ELSE 0 END",
     ),
     "warm": Tier(
-        there="EXISTS (SELECT 1 FROM warehouse.clip_facts f WHERE f.clip_id = c.clip_id)",
-        old="c.captured_at < now() - %(term)s",
+        there="EXISTS (SELECT 1 FROM warehouse.clip_facts f WHERE f.clip_id = c.clip_id) AND NOT EXISTS (SELECT 1 FROM"
+        " cv.cold_files d WHERE d.camera_id = c.camera_id AND d.day = c.capture_date AND d.state <> 'exported')",
+        # Rows leave a whole day at a time.
+        old="c.capture_date < ((now() - %(term)s) AT TIME ZONE 'UTC')::date",
         since="c.captured_at",
         size="0",
     ),
