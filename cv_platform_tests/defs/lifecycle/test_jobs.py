@@ -1,0 +1,83 @@
+"""The jobs that move, expire and compare data: they run, twice too, and Dagster's records hold nothing personal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from cv_platform.defs.lifecycle.expire import expire
+from cv_platform.defs.lifecycle.hot_to_warm import hot_to_warm, hot_to_warm_minutely
+from cv_platform.defs.lifecycle.reconcile import reconcile
+from cv_platform.governance.holds import HoldScope, place_hold
+from cv_platform.pipeline.keys import upload_key
+from cv_platform.resources.platform import PlatformResource
+from cv_platform.settings import Settings
+from cv_platform.storage.database import Database
+from cv_platform.storage.hot_stream import LiveDetection, LiveFrame, LiveStream
+from cv_platform.storage.ledger.registration import Upload, register_uploads
+from cv_platform_tests.defs.conftest import noon
+
+CAMERA = "lobby-west"
+
+
+def records(instance: dg.DagsterInstance) -> str:
+    """All that the instance keeps of its runs, as text."""
+    return "".join(str(event) for run in instance.get_runs() for event in instance.all_logs(run.run_id))
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    [event] = result.get_step_success_events()
+    outputs = [e for e in result.all_events if e.event_type_value == "STEP_OUTPUT"]
+    assert event is not None
+    return {name: value.value for e in outputs for name, value in e.event_specific_data.metadata.items()}  # type: ignore[union-attr]
+
+
+def test_live_detections_are_drained_where_there_are_any(light: Settings, instance: dg.DagsterInstance) -> None:
+    platform = PlatformResource(light)
+    context = dg.build_schedule_context(instance=instance, resources={"platform": platform})
+    assert not hot_to_warm_minutely.evaluate_tick(context).run_requests
+    box = LiveDetection(0, 0.9, (0.1, 0.1, 0.2, 0.2))
+    LiveStream(str(light.redis_url)).append(LiveFrame("north", CAMERA, datetime.now(UTC), (box,)))
+    assert len(hot_to_warm_minutely.evaluate_tick(context).run_requests or []) == 1
+    for rows in (1, 0):
+        result = hot_to_warm.execute_in_process(instance=instance, resources={"platform": platform})
+        assert metadata(result)["rows"] == rows
+    assert CAMERA not in records(instance)
+    gone = PlatformResource(light.model_copy(update={"redis_url": "redis://127.0.0.1:1"}))
+    assert hot_to_warm.execute_in_process(instance=instance, resources={"platform": gone}).success
+    context = dg.build_schedule_context(instance=instance, resources={"platform": gone})
+    assert "degraded" in str(hot_to_warm_minutely.evaluate_tick(context).skip_message)
+
+
+def test_expire_and_reconcile_count_and_a_quota_that_only_holds_fill_fails(
+    light: Settings, ledger: Database, instance: dg.DagsterInstance, tmp_path: Any
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("defaults: {keep: {cold: 100y}}")
+    platform = PlatformResource(light.model_copy(update={"policy_file": policy}))
+    key = upload_key("north", CAMERA, noon(1))
+    platform.open().restricted.put_bytes(key, b"footage")
+    info = platform.open().restricted.head(key)
+    assert info is not None
+    register_uploads(ledger, [Upload(key, info.etag, info.size_bytes, "north", CAMERA, noon(1))])
+    place_hold(ledger, HoldScope(camera_id=CAMERA), reason="case 1", by="officer")
+    for job in (expire, reconcile):
+        assert job.execute_in_process(instance=instance, resources={"platform": platform}).success
+    policy.write_text("quota: {restricted: 1B}")
+    result = expire.execute_in_process(instance=instance, resources={"platform": platform}, raise_on_error=False)
+    assert not result.success
+    [failure] = result.get_failed_step_keys()
+    assert "all that is left is held" in str(result.failure_data_for_node(failure))
+    assert platform.open().restricted.head(key) is not None
+    found = records(instance)
+    assert CAMERA not in found
+    assert key not in found
+
+
+@pytest.mark.parametrize("job", [expire, reconcile, hot_to_warm])
+def test_each_job_says_what_it_is(job: dg.JobDefinition) -> None:
+    assert job.tags["cv/graph"] == "lifecycle"
+    assert job.description
