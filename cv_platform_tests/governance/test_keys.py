@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cv_platform import faults
 from cv_platform.governance.audit import entries
 from cv_platform.governance.keys import (
     DEFAULT_FILE,
@@ -202,6 +203,29 @@ def test_rotation_wraps_every_key_anew(
         [late] = add_clips(database, [NOON], camera="cam2")
         with pytest.raises(KeyEncryptionKeyError, match="was retired"):
             before.key_for(late)
+
+
+@pytest.mark.parametrize("point", ["keys__before_create", "keys__rotated_batch"])
+def test_what_was_broken_off_is_done_by_the_next(
+    settings: Settings, database: Database, tmp_path: Path, point: str
+) -> None:
+    old, new = key_file(tmp_path, "old"), key_file(tmp_path, "new")
+    clips = add_clips(database, [NOON + timedelta(minutes=n) for n in range(3)])
+    before = open_clip_keys(with_key(settings, old), database)
+    first = before.key_for(clips[0])
+    rotating = open_clip_keys(with_key(settings, new, old), database)
+
+    def work() -> bytes:
+        made = rotating.key_for(clips[1])
+        rotating.rotate(actor="officer")
+        return made
+
+    with faults.plan(**{point: "raise"}), pytest.raises(faults.InjectedFault):
+        work()
+    second = work()
+    after = open_clip_keys(with_key(settings, new), database)
+    assert [after.open(clip) for clip in clips[:2]] == [first, second]
+    assert keks_in_use(database) == {after.current.kek_id}
 
 
 def test_a_key_destroyed_while_it_is_wrapped_anew_stays_destroyed(

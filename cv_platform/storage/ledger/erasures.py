@@ -208,7 +208,7 @@ def erase_clip(connection: Connection, clip_id: uuid.UUID) -> set[date]:
         " size_bytes = 0, received_at = date_trunc('day', received_at), quarantine_stage = NULL,"
         " quarantine_code = NULL, quarantine_reason = NULL, quarantined_at = NULL, superseded_by = NULL,"
         " published_from = NULL, published_sha256 = NULL, published_at = NULL, copied_sha256 = NULL,"
-        " raw_deleted_at = now() WHERE clip_id = %s",
+        " published_bytes = NULL, sealed_etag = NULL, raw_deleted_at = now() WHERE clip_id = %s",
         [clip_id],
     )
     return days
@@ -236,7 +236,8 @@ def erase_track(connection: Connection, clip_id: uuid.UUID, scope: ErasureScope)
     # The detections stay done, so that the camera can be tracked anew without the one who is gone.
     connection.execute(
         "UPDATE cv.stages SET state = 'stopped', fence = fence + 1, input_generation = input_generation + 1,"
-        " lease_expires_at = NULL, output_key = NULL, output_sha256 = NULL, output_deleted_at = now()"
+        " lease_expires_at = NULL, output_key = NULL, output_sha256 = NULL, output_deleted_at = now(),"
+        " stored_bytes = NULL, stored_sha256 = NULL"
         " WHERE clip_id = %s AND stage IN ('raw_clips', 'decoded_frames', 'blurred_clips')",
         [clip_id],
     )
@@ -253,7 +254,7 @@ def erase_track(connection: Connection, clip_id: uuid.UUID, scope: ErasureScope)
     connection.execute(
         "UPDATE cv.clips SET state = 'erased', upload_key = 'erased/' || clip_id, etag = 'erased', other_etags = '{}',"
         " content_sha256 = NULL, published_from = NULL, published_sha256 = NULL, published_at = NULL,"
-        " copied_sha256 = NULL, raw_deleted_at = now() WHERE clip_id = %s",
+        " copied_sha256 = NULL, published_bytes = NULL, sealed_etag = NULL, raw_deleted_at = now() WHERE clip_id = %s",
         [clip_id],
     )
     return set(days)
