@@ -26,7 +26,7 @@ def nal_type(nal: bytes) -> int:
 def split_annexb(data: bytes) -> list[bytes]:
     """NAL units of a byte stream with start codes, without them and without trailing zeros."""
     starts = [m.end() for m in _START.finditer(data)]
-    ends = [s - 3 for s in starts[1:]] + [len(data)]
+    ends = [s - 3 for s in starts[1:]] + [len(data)] * bool(starts)
     return [nal for s, e in zip(starts, ends, strict=True) if (nal := data[s:e].rstrip(b"\0"))]
 
 
