@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 RESTRICTED_SECRET: Final = "cv-platform-restricted"
 """The Kubernetes secret with the restricted store's credentials: only the steps that read or write it are given it."""
+
+SIGNING_SECRET: Final = "cv-platform-signing"
+"""The secret with the key (key.pem) that signs certificates of erasure."""
+_SIGNING_FOLDER: Final = "/etc/cv-platform/signing"
 
 RESTRICTED_LABEL: Final = "cv-platform/restricted"
 """Label of pods that may reach the restricted store; docker/k8s/network-policies.yaml goes by it."""
@@ -24,6 +28,7 @@ class StepResources:
         pool: the concurrency pool whose slots it takes.
         priority: which of the deployment's priority classes it has.
         restricted: whether it reads or writes what shows faces.
+        signs: whether it signs certificates of erasure.
         deadline_s: seconds after which Kubernetes ends it.
         grace_s: seconds between SIGTERM and SIGKILL; the clip in hand is given back within them.
     """
@@ -35,6 +40,7 @@ class StepResources:
     pool: str | None = None
     priority: Literal["batch", "gpu"] = "batch"
     restricted: bool = False
+    signs: bool = False
     deadline_s: int = 6 * 3600
     grace_s: int = 60
 
@@ -59,9 +65,19 @@ def pool_of(asset: str) -> str | None:
     return STEPS[asset].pool
 
 
+# Housekeeping: one op a job, which lists and deletes. Without the label it has no way into the restricted store.
+OPERATION: Final = StepResources(cpu=0.25, memory_mib=1024, ephemeral_storage_mib=2048)
+RESTRICTED_OPERATION: Final = replace(OPERATION, restricted=True)
+ERASURE: Final = replace(RESTRICTED_OPERATION, memory_mib=2048, signs=True)
+
+
 def op_tags_of(asset: str) -> dict[str, Any]:
     """The asset's `op_tags`: Kubernetes reads them, a laptop does not."""
-    step = STEPS[asset]
+    return tags_of(STEPS[asset])
+
+
+def tags_of(step: StepResources) -> dict[str, Any]:
+    """Tags of an op with these resources."""
     requests = {
         "cpu": f"{step.cpu:g}",
         "memory": f"{step.memory_mib}Mi",
@@ -88,4 +104,8 @@ def op_tags_of(asset: str) -> dict[str, Any]:
     if step.restricted:
         container["env_from"] = [{"secret_ref": {"name": RESTRICTED_SECRET}}]
         config["pod_template_spec_metadata"] = {"labels": {RESTRICTED_LABEL: "true"}}
+    if step.signs:
+        container["env"] = [{"name": "CV_PLATFORM_SIGNING_KEY_FILE", "value": f"{_SIGNING_FOLDER}/key.pem"}]
+        container["volume_mounts"] = [{"name": "signing", "mount_path": _SIGNING_FOLDER, "read_only": True}]
+        pod["volumes"] = [{"name": "signing", "secret": {"secret_name": SIGNING_SECRET, "default_mode": 0o440}}]
     return {"dagster-k8s/config": config}

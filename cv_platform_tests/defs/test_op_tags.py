@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from cv_platform.defs.op_tags import RESTRICTED_LABEL, RESTRICTED_SECRET, STEPS, op_tags_of, pool_of
+from cv_platform.defs.op_tags import (
+    ERASURE,
+    OPERATION,
+    RESTRICTED_LABEL,
+    RESTRICTED_OPERATION,
+    RESTRICTED_SECRET,
+    SIGNING_SECRET,
+    STEPS,
+    op_tags_of,
+    pool_of,
+    tags_of,
+)
 from cv_platform.defs.vision.assets import assets
 from cv_platform.settings import Settings
 
@@ -49,3 +60,9 @@ def test_restricted_steps_alone_are_given_the_restricted_credentials(name: str) 
 def test_the_clip_in_hand_is_given_back_before_the_lease_would_run_out(name: str) -> None:
     config = op_tags_of(name)["dagster-k8s/config"]
     assert 10 <= config["pod_spec_config"]["termination_grace_period_seconds"] <= Settings().lease_s
+
+
+def test_erasure_alone_is_given_the_key_that_signs() -> None:
+    tags = tags_of(ERASURE)["dagster-k8s/config"]
+    assert tags["pod_spec_config"]["volumes"][0]["secret"]["secret_name"] == SIGNING_SECRET
+    assert SIGNING_SECRET not in str([tags_of(step) for step in (*STEPS.values(), OPERATION, RESTRICTED_OPERATION)])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cv_platform.defs.op_tags import RESTRICTED_LABEL, RESTRICTED_SECRET, STEPS
+from cv_platform.defs.op_tags import RESTRICTED_LABEL, RESTRICTED_SECRET, SIGNING_SECRET, STEPS
 from cv_platform.settings import Settings
 from cv_platform_tests.conftest import REPOSITORY
 from cv_platform_tests.kubernetes.instance import values
@@ -63,7 +63,7 @@ def test_a_wrong_one_is_found(change: Any, said: str) -> None:
 
 def test_what_steps_name_is_there() -> None:
     assert {f"cv-platform-{step.priority}" for step in STEPS.values()} == set(_of("PriorityClass"))
-    assert RESTRICTED_SECRET in _of("Secret")
+    assert {RESTRICTED_SECRET, SIGNING_SECRET} <= set(_of("Secret"))
     selectors = [policy["spec"]["podSelector"] for policy in _of("NetworkPolicy").values()]
     assert {"matchLabels": {RESTRICTED_LABEL: "true"}} in selectors
 

@@ -4,6 +4,7 @@ import uuid
 
 import dagster as dg
 
+from cv_platform.defs.op_tags import ERASURE, tags_of
 from cv_platform.resources.platform import PlatformResource
 
 REQUEST_TAG = "cv/erasure"
@@ -19,6 +20,7 @@ class ErasureConfig(dg.Config):
     description="Takes what an approved request covers out of every tier; signs a certificate once the aggregates of"
     " the days touched are built anew. Safe to run again, and twice at once.",
     retry_policy=dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS),
+    tags=tags_of(ERASURE),
 )
 def erase_request(
     context: dg.OpExecutionContext, config: ErasureConfig, platform: dg.ResourceParam[PlatformResource]

@@ -2,10 +2,14 @@
 
 import dagster as dg
 
+from cv_platform.defs.op_tags import RESTRICTED_OPERATION, tags_of
 from cv_platform.resources.platform import PlatformResource
 
 
-@dg.op(description="Lists the whole raw prefix and registers what is not in the ledger.")
+@dg.op(
+    description="Lists the whole raw prefix and registers what is not in the ledger.",
+    tags=tags_of(RESTRICTED_OPERATION),
+)
 def reconcile_all_uploads(context: dg.OpExecutionContext, platform: dg.ResourceParam[PlatformResource]) -> None:
     from cv_platform.pipeline.ingest import reconcile_uploads as reconcile
 

@@ -2,12 +2,14 @@
 
 import dagster as dg
 
+from cv_platform.defs.op_tags import RESTRICTED_OPERATION, tags_of
 from cv_platform.resources.platform import PlatformResource
 
 
 @dg.op(
     description="Lets go what is past its term or over a quota, but nothing that is held. Safe to run again, and twice"
-    " at once."
+    " at once.",
+    tags=tags_of(RESTRICTED_OPERATION),
 )
 def expire_data(context: dg.OpExecutionContext, platform: dg.ResourceParam[PlatformResource]) -> None:
     from cv_platform.pipeline.expiry import expire as expire_now

@@ -2,12 +2,14 @@
 
 import dagster as dg
 
+from cv_platform.defs.op_tags import RESTRICTED_OPERATION, tags_of
 from cv_platform.resources.platform import PlatformResource
 
 
 @dg.op(
     description="Finds objects that nothing points at, and objects that are missing; repairs what can be. Safe to run"
-    " again, and twice at once."
+    " again, and twice at once.",
+    tags=tags_of(RESTRICTED_OPERATION),
 )
 def compare_stores(context: dg.OpExecutionContext, platform: dg.ResourceParam[PlatformResource]) -> None:
     from cv_platform.pipeline.reconcile import reconcile as compare

@@ -2,10 +2,14 @@
 
 import dagster as dg
 
+from cv_platform.defs.op_tags import RESTRICTED_OPERATION, tags_of
 from cv_platform.resources.platform import PlatformResource
 
 
-@dg.op(description="Deletes what nothing points at any more. Safe to run again, and twice at once.")
+@dg.op(
+    description="Deletes what nothing points at any more. Safe to run again, and twice at once.",
+    tags=tags_of(RESTRICTED_OPERATION),
+)
 def tidy_stores(context: dg.OpExecutionContext, platform: dg.ResourceParam[PlatformResource]) -> None:
     from cv_platform.pipeline.platform import sweep_scratch, sweep_unfinished_uploads
     from cv_platform.pipeline.publishing import collect_garbage

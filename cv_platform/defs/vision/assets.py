@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from cv_platform.defs.failures import permanent_failures_end_it
 from cv_platform.defs.freshness import DAILY
 from cv_platform.defs.op_tags import op_tags_of, pool_of
 from cv_platform.defs.partitions import daily
@@ -51,12 +52,13 @@ def _run(
 ) -> dg.MaterializeResult[Any]:
     from cv_platform.pipeline.stages import run_named_stage
 
-    platform = resource.open(run_id=context.run_id, log=context.log)
-    platform.progress = lambda done, _: context.log.info(f"{stage}: {done} clips done") if done % 10 == 0 else None
-    scope = scope_of(context, config)
-    report = run_named_stage(platform, stage, scope)
-    metadata = report_metadata(platform, scope, report)
-    return dg.MaterializeResult(metadata={**metadata, **after(platform, scope, report)})
+    with permanent_failures_end_it(context):
+        platform = resource.open(run_id=context.run_id, log=context.log)
+        platform.progress = lambda done, _: context.log.info(f"{stage}: {done} clips done") if done % 10 == 0 else None
+        scope = scope_of(context, config)
+        report = run_named_stage(platform, stage, scope)
+        metadata = report_metadata(platform, scope, report)
+        return dg.MaterializeResult(metadata={**metadata, **after(platform, scope, report)})
 
 
 @_asset(
