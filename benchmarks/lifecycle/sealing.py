@@ -1,27 +1,32 @@
-"""What sealing costs: against the plain copy of the same bytes, and as a share of each stage's time. Bar: 10%.
+"""What sealing costs: on one large object, and on the stages that mostly move bytes. Bar: 10% of a stage's throughput.
 
-    python -m benchmarks.lifecycle sealing [--clip FILE] [--model-dir FOLDER] [--rounds 7] [--json FILE]
+    python -m benchmarks.lifecycle sealing [--clip FILE] [--rounds 7] [--json FILE]
 
-First the stages work on a clip, as in production, on a folder as store. Then the objects that each stage reads and
-writes are moved once more, sealed and plain in turns: what sealing adds, over the stage's time without it, is its
-overhead. The vault counts whole: before it, `raw_clips` wrote nothing.
+Stages work on copies of one clip, a camera each, on a folder as store and a PostgreSQL of its own: sealed, and, in
+turns, with the same objects in the clear (encryption, decryption and clips' keys taken out, all else as it is).
+`raw_clips` and `decoded_frames` have the least other work for the bytes that they move; detections and blurred_clips
+take ten to a hundred times as long for the same bytes. On a busy machine the processor time that is added says more
+than the clock: it is this process's own, without the decoder's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import statistics
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from benchmarks._timing import Case, arguments, compare, report
 from benchmarks.lifecycle._postgres import fresh_database
 
 BAR = 0.10
 MIB = 2**20
+_CHUNK = 256 * 1024
 
 
 def main(argv: Sequence[str]) -> None:
@@ -29,33 +34,23 @@ def main(argv: Sequence[str]) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--clip", type=Path, default=None, help="a clip; made up where left out")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the clip that is made up")
-    parser.add_argument("--model-dir", type=Path, default=None, help="folder with model files")
-    parser.add_argument("--detectors", default="auto", help="as CV_PLATFORM_DETECTORS")
     parser.add_argument("--size", type=int, default=64, help="MiB of the object that is only copied")
     options = parser.parse_args(argv)
-    os.environ.setdefault("OMP_NUM_THREADS", str(options.cores))
     with fresh_database() as database, tempfile.TemporaryDirectory(prefix="cvp-bench-") as name:
+        from cv_platform.pipeline.platform import open_platform
+        from cv_platform.settings import Settings
+
         folder = Path(name)
-        bench = Bench.make(folder, database, options)
+        platform = open_platform(Settings(state_dir=folder / "state", postgres_url=database.url), database)
         clip = options.clip or made_up(folder / "made-up.mp4", options.seconds)
-        cases = [bench.copy_case(folder, options.size, options.rounds)]
-        stages = bench.run_stages(clip)
-        total_s = added_s = 0.0
-        for stage, seconds in stages.items():
-            case = bench.stage_case(stage, folder, options.rounds)
-            if case is None:
-                continue
-            sealed_s, plain_s = (case.timings[key].median_s for key in ("sealed", "plain"))
-            added = sealed_s - plain_s
-            case.facts["stage, s"] = f"{seconds:.3f}"
-            case.facts["overhead of sealing"] = f"{added / (seconds - added):.1%} (bar {BAR:.0%})"
-            total_s, added_s = total_s + seconds, added_s + added
+        cases = [copy_case(platform, folder, options.size, options.rounds)]
+        for stage in ("raw_clips", "decoded_frames"):
+            case = stage_case(platform, stage, clip, options.rounds)
+            added_s = statistics.median(case.timings["sealed"].cpu_s) - statistics.median(case.timings["plain"].cpu_s)
+            case.facts["processor time added, ms"] = f"{added_s * 1e3:.1f}"
+            case.facts["overhead of sealing"] = f"{1 / case.ratio('plain') - 1:.1%} (bar {BAR:.0%})"
             cases.append(case)
-        share = added_s / (total_s - added_s)
-        cases[-1].facts["overhead over all stages"] = f"{share:.2%} (bar {BAR:.0%})"
-    report("sealing, MiB/s", cases, packages=("cryptography", "obstore"), json_path=options.json)
-    if share > BAR:
-        raise SystemExit(f"sealing adds {share:.1%} to the stages; the bar is {BAR:.0%}")
+    report("sealing, MiB/s of clip", cases, packages=("cryptography", "obstore"), json_path=options.json)
 
 
 def made_up(path: Path, seconds: float) -> Path:
@@ -66,113 +61,88 @@ def made_up(path: Path, seconds: float) -> Path:
     return path
 
 
-@dataclass
-class Bench:
-    """A platform with one clip."""
+def copy_case(platform: Any, folder: Path, size: int, rounds: int) -> Case:
+    """An object of random bytes, sealed on its way and not."""
+    from cv_platform.storage.sealed import sealed_chunks
 
-    platform: Any
-    clip_id: Any = None
-    upload: Path = Path()
+    path, key = folder / "large", os.urandom(32)
+    path.write_bytes(os.urandom(size * MIB))
 
-    @classmethod
-    def make(cls, folder: Path, database: Any, options: Any) -> Bench:
-        """An empty platform on a folder."""
-        from cv_platform.pipeline.platform import open_platform
-        from cv_platform.settings import Settings
+    def sealed() -> None:
+        with path.open("rb") as file:
+            platform.restricted.put_chunks("bench/sealed", sealed_chunks(file, key, "bench"))
 
-        settings = Settings(
-            state_dir=folder / "state",
-            postgres_url=database.url,
-            model_dir=options.model_dir,
-            detectors=options.detectors,
-            inference_threads=options.cores,
-        )
-        return cls(open_platform(settings, database))
+    def plain() -> None:
+        with path.open("rb") as file:
+            platform.restricted.put_chunks("bench/plain", _plain_chunks(file, key, "bench"))
 
-    def run_stages(self, clip: Path) -> dict[str, float]:
-        """Seconds of each stage on the clip."""
-        from cv_platform.pipeline.ingest import ingest_listing
-        from cv_platform.pipeline.keys import upload_key
-        from cv_platform.pipeline.stages import current_versions, run_named_stage
-        from cv_platform.storage.ledger.model import STAGES, TRACKS, Scope
-        from cv_platform.storage.ledger.versions import adopt_versions
+    contenders = {"sealed": sealed, "plain": plain, "plain, put_file": lambda: put_file(platform, path)}
+    return compare("one large object to a folder", contenders, rounds=rounds, units=size)
 
-        self.upload = clip
-        key = upload_key("north", "cam1", datetime(2026, 3, 1, 8, tzinfo=UTC), clip.suffix.lstrip("."))
-        self.platform.restricted.put_file(key, clip)
-        ingest_listing(self.platform, limit=10)
-        adopt_versions(self.platform.database, current_versions(self.platform))
-        for stage in STAGES:
-            if stage != TRACKS:  # reads and writes no object
-                run_named_stage(self.platform, stage, Scope())
-        with self.platform.database.transaction() as connection:
-            rows = connection.execute("SELECT clip_id, stage, seconds FROM cv.stages WHERE state = 'done'").fetchall()
-            [(state, reason)] = connection.execute("SELECT state, quarantine_reason FROM cv.clips").fetchall()
-        if state != "published":
-            raise SystemExit(f"the clip is {state}: {reason}")
-        self.clip_id = rows[0][0]
-        return {stage: seconds for _, stage, seconds in rows}
 
-    def copy_case(self, folder: Path, size: int, rounds: int) -> Case:
-        """An object of random bytes, sealed on its way and not."""
-        path = folder / "large"
-        path.write_bytes(os.urandom(size * MIB))
-        key = os.urandom(32)
-        from cv_platform.storage.sealed import sealed_chunks
+def put_file(platform: Any, path: Path) -> None:
+    """The store's own way with a file."""
+    platform.restricted.put_file("bench/file", path)
 
-        store = self.platform.restricted
 
-        def sealed() -> None:
-            with path.open("rb") as file:
-                store.put_chunks("bench/sealed", sealed_chunks(file, key, "bench"))
+def stage_case(platform: Any, stage: str, clip: Path, rounds: int) -> Case:
+    """One stage on one clip, sealed and plain in turns; each call has a clip of its own that has come so far."""
+    from cv_platform.pipeline.ingest import ingest_listing
+    from cv_platform.pipeline.keys import upload_key
+    from cv_platform.pipeline.stages import run_named_stage
+    from cv_platform.storage.ledger.model import Scope
 
-        contenders = {"sealed": sealed, "plain": lambda: store.put_file("bench/plain", path)}
-        return compare("one large object to a folder", contenders, rounds=rounds, units=size)
+    at = datetime(2026, 3, 1, 8, tzinfo=UTC)
+    calls = rounds + 2  # one to warm up, one to see how long it takes
+    waiting: dict[str, Iterator[str]] = {}
+    for kind in ("sealed", "plain"):
+        cameras = [f"{stage}-{kind}-{n}" for n in range(calls)]
+        for camera in cameras:
+            platform.restricted.put_file(upload_key("north", camera, at, clip.suffix.lstrip(".")), clip)
+        ingest_listing(platform, limit=1000)
+        if stage != "raw_clips":
+            with _plain(kind == "plain"):
+                run_named_stage(platform, "raw_clips", Scope(cameras=tuple(cameras)))
+        waiting[kind] = iter(cameras)
 
-    def stage_case(self, stage: str, folder: Path, rounds: int) -> Case | None:
-        """What a stage reads and writes, sealed and plain in turns; None for a stage that handles nothing sealed."""
-        from cv_platform.pipeline.sealing import put_sealed, unseal_object
+    def work(kind: str) -> None:
+        with _plain(kind == "plain"):
+            done = run_named_stage(platform, stage, Scope(cameras=(next(waiting[kind]),)))
+        if done.done != 1:
+            raise SystemExit(f"{stage}: {dict(done.quarantined) or 'nothing done'}")
 
-        restricted, cold = self.platform.restricted, self.platform.cold
-        kinds = {"raw_clips": (restricted, "raw"), "decoded_frames": (restricted, "frames")}
-        kinds["blurred_clips"] = (cold, "blurred")
-        keys, plain = {}, {}
-        for name, (store, kind) in kinds.items():
-            with self.platform.database.transaction() as connection:
-                [(key,)] = connection.execute(
-                    "SELECT output_key FROM cv.stages WHERE stage = %s AND clip_id = %s", [name, self.clip_id]
-                ).fetchall()
-            plain[kind] = folder / f"plain-{kind}"
-            with plain[kind].open("wb") as file:
-                unseal_object(self.platform, store, key, file, self.clip_id, kind)
-            keys[kind] = key
-            store.put_file(f"bench/{kind}", plain[kind])
+    contenders = {"sealed": lambda: work("sealed"), "plain": lambda: work("plain")}
+    size = clip.stat().st_size / MIB
+    return compare(stage, contenders, rounds=rounds, warmup=1, sample_s=0.0, units=size)
 
-        def read(kind: str, sealed: bool) -> None:
-            store = cold if kind == "blurred" else restricted
-            if not sealed:
-                store.download(f"bench/{kind}", folder / "scratch")
-                return
-            with (folder / "scratch").open("wb") as file:
-                unseal_object(self.platform, store, keys[kind], file, self.clip_id, kind)
 
-        def write(kind: str, sealed: bool) -> None:
-            store = cold if kind == "blurred" else restricted
-            if sealed:
-                put_sealed(self.platform, store, f"bench/sealed-{kind}", plain[kind], self.clip_id, kind)
-            else:
-                store.put_file(f"bench/{kind}", plain[kind])
+@contextmanager
+def _plain(plain: bool) -> Iterator[None]:
+    """Within it objects are neither encrypted nor decrypted, and no clip's key is looked up."""
+    from cv_platform.governance.keys import ClipKeys
+    from cv_platform.storage import sealed
 
-        # Before it was sealed, the raw clip was only read from where it had been uploaded.
-        work: dict[str, Callable[[bool], None]] = {
-            "raw_clips": lambda sealed: (read("raw", False), write("raw", True) if sealed else None)[0],
-            "decoded_frames": lambda sealed: (read("raw", sealed), write("frames", sealed))[0],
-            "detections": lambda sealed: read("frames", sealed),
-            "blurred_clips": lambda sealed: (read("raw", sealed), write("blurred", sealed))[0],
-        }
-        if stage not in work:
-            return None
-        moved = {"raw_clips": ("raw",), "decoded_frames": ("raw", "frames"), "detections": ("frames",)}
-        size = sum(plain[kind].stat().st_size for kind in moved.get(stage, ("raw", "blurred"))) / MIB
-        contenders = {"sealed": lambda: work[stage](True), "plain": lambda: work[stage](False)}
-        return compare(f"{stage}: what it moves", contenders, rounds=rounds, units=size)
+    if not plain:
+        yield
+        return
+    before = sealed.sealed_chunks, sealed.unseal, ClipKeys.key_for, ClipKeys.open
+    sealed.sealed_chunks, sealed.unseal = _plain_chunks, _plain_copy
+    ClipKeys.key_for = ClipKeys.open = lambda self, clip_id: b""  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        sealed.sealed_chunks, sealed.unseal = before[:2]
+        ClipKeys.key_for, ClipKeys.open = before[2:]  # type: ignore[method-assign]
+
+
+def _plain_chunks(source: BinaryIO, key: bytes, owner: str) -> Iterator[bytes]:
+    while chunk := source.read(_CHUNK):
+        yield chunk
+
+
+def _plain_copy(source: BinaryIO, target: BinaryIO, key: bytes, owner: str) -> str:
+    digest = hashlib.sha256()
+    while chunk := source.read(_CHUNK):
+        digest.update(chunk)
+        target.write(chunk)
+    return digest.hexdigest()
