@@ -8,6 +8,7 @@ condition Complete or Failed, and what a pod owns goes when the pod is deleted.
 from __future__ import annotations
 
 import copy
+import math
 import threading
 import time
 import uuid
@@ -184,7 +185,7 @@ class Cluster:
         name, status = job["metadata"]["name"], job["status"]
         if status.get("conditions"):
             return
-        if name in self._deadlines and time.monotonic() > self._deadlines.pop(name, time.monotonic()):
+        if time.monotonic() > self._deadlines.get(name, math.inf):
             self._fail(job, "DeadlineExceeded", "Job was active longer than specified deadline")
             for pod in self._pods_of(name):
                 self._delete(pod)
