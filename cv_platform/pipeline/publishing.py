@@ -31,7 +31,6 @@ from cv_platform.storage.ledger.published import (
 )
 from cv_platform.storage.objects import ObjectMissing, ObjectStore
 
-PREVIEW_TERM: Final = timedelta(days=30)
 _TRY_AGAIN_S: Final = 600.0
 
 
@@ -76,7 +75,8 @@ def write_preview(platform: Platform, clip_id: uuid.UUID, picture: bytes) -> str
         A link for a browser; None where the clip was withdrawn meanwhile.
     """
     key = f"previews/{uuid.uuid4()}.jpg"
-    if not note_preview(platform.database, clip_id, key, expires_at=datetime.now(UTC) + PREVIEW_TERM):
+    term = platform.policy.default_rules.keep.previews
+    if not note_preview(platform.database, clip_id, key, expires_at=datetime.now(UTC) + term):
         return None
     platform.cold.put_bytes(key, picture)
     if not preview_stands(platform.database, key):
