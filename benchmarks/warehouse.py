@@ -127,6 +127,7 @@ def export(database: Database, options: Namespace) -> list[Case]:
         receiver, sender = multiprocessing.Pipe(duplex=False)
         worker = multiprocessing.get_context("spawn").Process(target=export_in_child, args=(settings, sender))
         worker.start()
+        sender.close()  # so that a worker that fails ends this too
         told = receiver.recv()
         worker.join()
         beside.stop()

@@ -62,8 +62,9 @@ if TYPE_CHECKING:
 DAYS_AHEAD: Final = 3
 LEASE_S: Final = 300.0
 # A busy lock is tried for again that often, with pauses in which everyone else goes on.
+CLAIM_ATTEMPTS: Final = 20
 SWITCH_ATTEMPTS: Final = 60
-_SWITCH_PAUSE_S: Final = 0.5
+_PAUSE_S: Final = 0.5
 
 
 class ExportFailed(Exception):
@@ -137,7 +138,7 @@ def _move_if_due(platform: Platform, day: date, now: datetime, report: Moved) ->
                 mark_dirty(connection, [day])
             report.behind.append(day)
             return
-    claim = claim_day(platform.database, day, run_id=platform.run_id, lease_s=LEASE_S)
+    claim = _claim(platform, day)
     if claim is None:
         report.busy.append(day)
         return
@@ -150,6 +151,19 @@ def _move_if_due(platform: Platform, day: date, now: datetime, report: Moved) ->
         report.changed.append(day)
     finally:
         release_day(platform.database, claim)
+
+
+def _claim(platform: Platform, day: date) -> DayClaim | None:
+    """A lease on the day; None where another run has it in hand, or its tables stay busy."""
+    for attempt in range(CLAIM_ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE_S)
+        try:
+            with platform.database.transaction() as connection:
+                return claim_day(connection, day, run_id=platform.run_id, lease_s=LEASE_S)
+        except LockNotAvailable:
+            continue
+    return None
 
 
 def _past_term(platform: Platform, site_id: str | None, camera_id: str | None, day: date, now: datetime) -> bool:
@@ -253,7 +267,7 @@ def _switch(platform: Platform, claim: DayClaim, report: Moved) -> None:
     database, day = platform.database, claim.day
     for attempt in range(SWITCH_ATTEMPTS):
         if attempt:
-            time.sleep(_SWITCH_PAUSE_S)
+            time.sleep(_PAUSE_S)
         try:
             with database.transaction() as connection:
                 files = exported_files(connection, day)

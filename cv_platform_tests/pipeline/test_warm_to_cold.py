@@ -369,3 +369,22 @@ def test_a_late_clip_of_a_cold_day_is_tracked_as_if_it_had_come_in_time(
     build(late, DAY)
     assert warm_to_cold(late.platform, LATER).cold == [DAY]
     assert union(late) == union(in_time)
+
+
+def test_a_busy_table_is_waited_for_without_holding_up_others(world: World) -> None:
+    fill(world)
+    seen = union(world)
+    with world.database.transaction() as reader:
+        reader.execute("SELECT 1 FROM warehouse.detections LIMIT 1")  # holds off the switch until it ends
+        mover = threading.Thread(target=warm_to_cold, args=(world.platform, LATER))
+        mover.start()
+        while world.rows("SELECT 1 FROM cv.cold_days WHERE state = 'exported'") == []:
+            assert mover.is_alive()
+        for _ in range(20):  # new readers and writers go on beside the one that waits
+            with world.database.transaction() as connection:
+                connection.execute("SET LOCAL lock_timeout = '5s'")
+                write_clip(connection, LATER.date(), "cam1", 1, rows=5)
+                connection.rollback()
+    mover.join()
+    assert not any(warm(world).values())
+    assert union(world) == seen

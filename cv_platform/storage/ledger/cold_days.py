@@ -108,45 +108,52 @@ def marts_built(connection: Connection, day: date) -> bool:
     return bool(row and row[0])
 
 
-def claim_day(database: Database, day: date, *, run_id: str, lease_s: float) -> DayClaim | None:
-    """Take a lease on a day's export and arm its partitions; None where another holds it or a lock is busy.
+def claim_day(connection: Connection, day: date, *, run_id: str, lease_s: float) -> DayClaim | None:
+    """Take a lease on a day's export and arm its partitions; None where another holds it.
 
     An export that was broken off goes on where it was, unless the day changed since. Then, and for a new one, what
     older exports left is given to the collector.
-    """
-    from psycopg.errors import LockNotAvailable
 
-    try:
-        with database.transaction() as connection:
-            connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
-            connection.execute(
-                "INSERT INTO cv.cold_days (day, state) VALUES (%s, 'warm') ON CONFLICT DO NOTHING", [day]
-            )
-            row = connection.execute(
-                "SELECT state FROM cv.cold_days WHERE day = %s AND coalesce(lease_expires_at, '-infinity') < now()"
-                " FOR UPDATE SKIP LOCKED",
-                [day],
-            ).fetchone()
-            if row is None:
-                return None
-            state = "exported" if row[0] == "exported" else "exporting"
-            if row[0] in ("warm", "cold"):
-                discard_exported(connection, day)
-                # Waits for writers under way: each that comes later makes the export void by what it changes.
-                for kind in partitions_of(connection, day):
-                    connection.execute(
-                        f"CREATE OR REPLACE TRIGGER note_change AFTER INSERT OR UPDATE OR DELETE"
-                        f" ON {partition(kind, day)} FOR EACH ROW EXECUTE FUNCTION warehouse.note_change('{day}')"
-                    )
-            fence = connection.execute(
-                "UPDATE cv.cold_days SET state = %s, fence = fence + 1, run_id = %s, lease_expires_at = now() + %s,"
-                " changed_at = now() WHERE day = %s RETURNING fence",
-                [state, run_id, timedelta(seconds=lease_s), day],
-            ).fetchone()
-    except LockNotAvailable:
+    Raises:
+        psycopg.errors.LockNotAvailable: a partition was busy for longer than anyone should wait behind us.
+    """
+    kinds = partitions_of(connection, day)
+    _end_vacuum(connection, [partition(kind, day) for kind in kinds])
+    connection.execute("INSERT INTO cv.cold_days (day, state) VALUES (%s, 'warm') ON CONFLICT DO NOTHING", [day])
+    row = connection.execute(
+        "SELECT state FROM cv.cold_days WHERE day = %s AND coalesce(lease_expires_at, '-infinity') < now()"
+        " FOR UPDATE SKIP LOCKED",
+        [day],
+    ).fetchone()
+    if row is None:
         return None
+    state = "exported" if row[0] == "exported" else "exporting"
+    if row[0] in ("warm", "cold"):
+        discard_exported(connection, day)
+        # Waits for writers under way: each that comes later makes the export void by what it changes.
+        for kind in kinds:
+            connection.execute(
+                f"CREATE OR REPLACE TRIGGER note_change AFTER INSERT OR UPDATE OR DELETE"
+                f" ON {partition(kind, day)} FOR EACH ROW EXECUTE FUNCTION warehouse.note_change('{day}')"
+            )
+    fence = connection.execute(
+        "UPDATE cv.cold_days SET state = %s, fence = fence + 1, run_id = %s, lease_expires_at = now() + %s,"
+        " changed_at = now() WHERE day = %s RETURNING fence",
+        [state, run_id, timedelta(seconds=lease_s), day],
+    ).fetchone()
     assert fence is not None
     return DayClaim(day, state, fence[0])
+
+
+def _end_vacuum(connection: Connection, tables: Iterable[str]) -> None:
+    """Wait for, or send away, an autovacuum of the tables: it yields to whoever waits for a second.
+
+    By a lock for which no reader and no writer waits, held or asked for. Then locks are asked for briefly.
+    """
+    connection.execute("SET LOCAL lock_timeout = '5s'")
+    for table in tables:
+        connection.execute(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")
+    connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
 
 
 def renew_day(connection: Connection, claim: DayClaim, *, lease_s: float) -> bool:
@@ -238,10 +245,10 @@ def go_cold(connection: Connection, claim: DayClaim, cameras: Sequence[str], *, 
         psycopg.errors.LockNotAvailable: a table was busy for longer than anyone should wait behind us.
     """
     day = claim.day
-    connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
     connection.execute("SET LOCAL cv.leaving_warm = 'on'")
-    connection.execute("LOCK TABLE cv.cold_files IN ROW EXCLUSIVE MODE")  # a build of marts may hold it, see dbt/
     kinds = partitions_of(connection, day)
+    _end_vacuum(connection, [partition(kind, day) for kind in kinds])
+    connection.execute("LOCK TABLE cv.cold_files IN ROW EXCLUSIVE MODE")  # a build of marts may hold it, see dbt/
     # In the order in which writers take them.
     for kind in ("tracks", "events", "detections"):
         if whole:
