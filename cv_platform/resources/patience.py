@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from kubernetes.client import BatchV1Api, CoreV1Api
 from kubernetes.client.rest import ApiException
-from urllib3.exceptions import MaxRetryError, ProtocolError, TimeoutError
+from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError, TimeoutError
 
 PASSING: Final = frozenset({429, 500, 502, 503, 504})
 """Answers that may be another one a moment later."""
@@ -22,7 +22,7 @@ READING_S: Final = 20.0
 """Seconds for which a question is asked again: whoever asks can wait for the next round."""
 CHANGING_S: Final = 300.0
 """Seconds for which a change is tried again: giving up means a run that fails, or a pod that is left."""
-_UNREACHED: Final = (MaxRetryError, ProtocolError, TimeoutError)
+_UNREACHED: Final = (MaxRetryError, NewConnectionError, ProtocolError, TimeoutError)
 _FIRST_DELAY_S: Final = 0.5
 _LONGEST_DELAY_S: Final = 10.0
 
