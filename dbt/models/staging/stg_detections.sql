@@ -8,3 +8,5 @@ select
 from {{ source('warehouse', 'detections') }} as detections
 join {{ ref('stg_cameras') }} as cameras on cameras.camera_id = detections.camera_id
 where {{ on_days('detections."timestamp"') }}
+  -- What a live producer told of a moment its clip tells too, and hours count by clips.
+  and left(detections.clip_s3_key, 5) <> 'live/'
