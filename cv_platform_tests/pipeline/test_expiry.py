@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,7 +21,9 @@ from cv_platform.governance.policy import Policy
 from cv_platform.governance.retention import divide
 from cv_platform.pipeline import expiry
 from cv_platform.pipeline.expiry import expire
+from cv_platform.storage.ledger.held import freeze_held
 from cv_platform.storage.ledger.queries import balance
+from cv_platform.storage.ledger.tiers import EVERYWHERE, lock_older
 from cv_platform.storage.ledger.versions import adopt_versions
 from cv_platform_tests.governance.cheap_stages import SPOILT, run_cheap
 from cv_platform_tests.pipeline.world import VERSIONS, World
@@ -182,6 +187,60 @@ def test_what_a_hold_covers_outlives_every_term_and_goes_after_the_release(
     expire(world.platform)
     assert world.states() == {"expired": 2}
     assert not keys(world, "blurred", "frames", "detections", "raw", "vault")
+
+
+def waits_for_a_lock(world: World) -> bool:
+    """Whether somebody waits for another's row."""
+    sql = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return bool(world.rows(sql))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what must come."""
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came")
+
+
+def test_a_hold_placed_while_data_goes_waits_and_tells_what_is_left(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    world = with_policy(processed(make_world(), tmp_path))
+    age(world, 4)
+    covered: list[int] = []
+
+    def place() -> None:
+        covered.append(place_hold(world.database, HoldScope(camera_id="cam1"), reason="r", by="officer")[1])
+
+    with world.database.transaction() as connection:
+        expiring = lock_older(connection, "raw", older_than=timedelta(days=3), places=EVERYWHERE, early=False, limit=9)
+        thread = threading.Thread(target=place)
+        thread.start()
+        until(lambda: waits_for_a_lock(world))
+        connection.execute("UPDATE cv.clips SET state = 'expired' WHERE clip_id = ANY(%s)", [expiring])
+    thread.join()
+    assert len(expiring) == 1
+    assert covered == [0]
+
+
+def test_what_a_hold_that_is_being_placed_covers_is_left(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = with_policy(processed(make_world(), tmp_path))
+    age(world, 4)
+    reports: list[expiry.ExpiryReport] = []
+    with world.database.transaction() as connection:
+        hold = uuid.uuid4()
+        connection.execute(
+            "INSERT INTO cv.holds (hold_id, camera_id, reason, placed_by) VALUES (%s, 'cam1', 'r', 'officer')", [hold]
+        )
+        assert freeze_held(connection, hold) == 1
+        thread = threading.Thread(target=lambda: reports.append(expire(world.platform)))
+        thread.start()
+        until(lambda: waits_for_a_lock(world))
+    thread.join()
+    assert not reports[0].clips.total()
+    assert keys(world, "vault")
 
 
 CALM = "keep: {raw: 90d, frames: 90d, quarantine: 90d, cold: 100y}"

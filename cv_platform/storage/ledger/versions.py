@@ -55,7 +55,10 @@ _INPUT_EXISTS = {
 }
 
 # A hold keeps what the stage made. A hold that is placed at this very moment is met again when the work is committed.
-_KEPT = "s.finished_at IS NOT NULL AND s.output_deleted_at IS NULL AND cv.held(s.clip_id)"
+_KEPT = (
+    "EXISTS (SELECT 1 FROM cv.holds WHERE released_at IS NULL) AND s.finished_at IS NOT NULL"
+    " AND s.output_deleted_at IS NULL AND cv.held(s.clip_id)"
+)
 
 
 def _restart(connection: Connection, stage: str, version: str) -> tuple[int, set[date]]:
