@@ -114,8 +114,8 @@ def soft_suppress(
     """Choose the best box, lower the scores of those that it overlaps, and so on.
 
     A Gaussian's factors multiply, so their exponents add: the loop compares logarithms of scores and needs no
-    exponential at all until a box is chosen. Where a fifth of the boxes have been chosen or have fallen too low, the rest
-    is packed into new blocks.
+    exponential at all until a box is chosen. Where a fifth of the boxes have been chosen or have fallen too low, the
+    rest is packed into new blocks.
 
     Args:
         boxes: float64 (N, 4), finite, C order.
