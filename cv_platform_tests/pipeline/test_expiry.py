@@ -26,7 +26,7 @@ from cv_platform.storage.ledger.queries import balance
 from cv_platform.storage.ledger.tiers import EVERYWHERE, lock_older
 from cv_platform.storage.ledger.versions import adopt_versions
 from cv_platform_tests.governance.cheap_stages import SPOILT, run_cheap
-from cv_platform_tests.pipeline.world import VERSIONS, World
+from cv_platform_tests.pipeline.world import VERSIONS, World, short_clip
 
 KEPT = "defaults: {keep: {cold: 100y}}"  # footage of the tests is of 2026, whatever the year is now
 
@@ -100,6 +100,22 @@ def test_each_class_goes_at_its_term_and_the_ledger_balances(make_world: Callabl
     actions = [entry.details["counts"] for entry in audit.entries(world.database) if entry.action == "data.expired"]
     assert {"cold": 1, "expired": 1}.items() <= actions[-1].items()
     assert not list(audit.problems(audit.entries(world.database)))
+
+
+def test_a_clip_s_key_goes_with_the_last_that_it_opens(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = with_policy(make_world())
+    world.upload(short_clip(tmp_path / "a.mp4", frames=2))
+    world.ingest()
+    world.run()
+    age(world, 4)
+    expire(world.platform)
+    assert not keys(world, "raw", "vault", "frames")
+    assert world.rows("SELECT wrapped IS NULL FROM cv.clip_keys") == [(False,)]
+    with_policy(world, "defaults: {keep: {cold: 1d}}")
+    expire(world.platform)
+    assert not keys(world, "raw", "vault", "frames", "blurred", "staging", "detections", "previews")
+    assert world.rows("SELECT wrapped IS NULL FROM cv.clip_keys") == [(True,)]
+    assert balance(world.database).balances
 
 
 def test_a_clip_that_was_never_published_expires_with_its_raw_bytes(
