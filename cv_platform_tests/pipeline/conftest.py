@@ -10,8 +10,11 @@ from uuid import uuid4
 import pytest
 
 from cv_platform.settings import Settings
+from cv_platform_tests.pipeline.filmed import clips, film_template, make_filmed
 from cv_platform_tests.pipeline.world import World, with_settings
 from cv_platform_tests.servers import TestServers
+
+__all__ = ["clips", "film_template", "make_filmed"]
 
 
 @pytest.fixture

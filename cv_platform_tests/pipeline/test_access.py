@@ -6,6 +6,7 @@ import hashlib
 import json
 import stat
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,14 @@ import pytest
 from cv_platform.governance import audit
 from cv_platform.pipeline.access import write_bundle
 from cv_platform.storage.ledger.erasures import ErasureScope
-from cv_platform_tests.pipeline.test_erasure import FIRST_CLIP, footage
+from cv_platform_tests.pipeline.test_erasure import FIRST_CLIP
 from cv_platform_tests.pipeline.world import World
+
+
+@pytest.fixture
+def world(make_filmed: Callable[[], World]) -> World:
+    """Footage of two cameras, published."""
+    return make_filmed()
 
 
 def lines(bundle: zipfile.ZipFile, table: str) -> list[dict[str, object]]:
@@ -22,7 +29,6 @@ def lines(bundle: zipfile.ZipFile, table: str) -> list[dict[str, object]]:
 
 
 def test_a_bundle_of_an_interval(world: World, tmp_path: Path) -> None:
-    footage(world, tmp_path)
     path = tmp_path / "bundle.zip"
     done = write_bundle(world.platform, FIRST_CLIP, path, reference="case-3", by="officer")
     assert (done.clips, done.without_pictures) == (1, 0)
@@ -40,7 +46,6 @@ def test_a_bundle_of_an_interval(world: World, tmp_path: Path) -> None:
 
 
 def test_a_bundle_of_a_track_holds_no_row_of_anybody_else(world: World, tmp_path: Path) -> None:
-    footage(world, tmp_path)
     [(day, number, detections)] = world.rows(
         "SELECT track_day, track_id, sum(detections)::int FROM warehouse.tracks WHERE camera_id = 'cam2'"
         " GROUP BY 1, 2 ORDER BY 3 DESC, 2 LIMIT 1"
@@ -55,7 +60,6 @@ def test_a_bundle_of_a_track_holds_no_row_of_anybody_else(world: World, tmp_path
 
 
 def test_nothing_is_overwritten_and_nothing_half_is_left(world: World, tmp_path: Path) -> None:
-    footage(world, tmp_path)
     path = tmp_path / "bundle.zip"
     path.write_text("mine")
     with pytest.raises(FileExistsError):

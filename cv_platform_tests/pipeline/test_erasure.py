@@ -22,17 +22,17 @@ from cv_platform.governance.holds import HoldScope, place_hold, release_hold
 from cv_platform.pipeline import erasure
 from cv_platform.pipeline.erasure import bring_back
 from cv_platform.pipeline.keys import upload_key
-from cv_platform.pipeline.publishing import collect_garbage, write_preview
+from cv_platform.pipeline.publishing import collect_garbage
 from cv_platform.pipeline.warm_to_cold import warm_to_cold
 from cv_platform.storage.ledger.erasures import TABLES, ErasureScope, rows_of_scope
 from cv_platform.storage.ledger.queries import balance
 from cv_platform.storage.ledger.versions import adopt_versions
 from cv_platform_tests.conftest import S3Server
 from cv_platform_tests.pipeline import workers
+from cv_platform_tests.pipeline.filmed import CANARY, film
 from cv_platform_tests.pipeline.world import MORNING, VERSIONS, World, short_clip
 
 KEY = Ed25519PrivateKey.generate()
-CANARY = b"canary-9f2d1c"
 SECOND = timedelta(seconds=1)
 IN_PARQUET = ("warehouse.detections", "warehouse.tracks", "warehouse.events")
 POINTS = (
@@ -48,24 +48,13 @@ POINTS = (
 )
 
 
-def footage(world: World, folder: Path) -> World:
-    """Two cameras with three clips each, one after the other without a gap; the first clip of cam1 has a canary."""
-    adopt_versions(world.database, VERSIONS)
-    for camera in ("cam1", "cam2"):
-        for n in range(3):
-            path = short_clip(folder / f"{camera}-{n}.mp4", first_level=10 * n + (camera == "cam2"))
-            if (camera, n) == ("cam1", 0):
-                # A box that players skip (ISO/IEC 14496-12, 8.1.2).
-                path.write_bytes(path.read_bytes() + (8 + len(CANARY)).to_bytes(4, "big") + b"free" + CANARY)
-            world.upload(path, MORNING + timedelta(seconds=2 * n), camera=camera)
-    world.ingest()
-    world.run()
-    for (clip_id,) in world.rows("SELECT clip_id FROM cv.clips"):
-        assert write_preview(world.platform, clip_id, b"picture of " + str(clip_id).encode()) is not None
-    return world
-
-
 FIRST_CLIP = ErasureScope("camera", camera_id="cam1", starts_at=MORNING, ends_at=MORNING + SECOND)
+
+
+@pytest.fixture
+def world(make_filmed: Callable[[], World]) -> World:
+    """Footage of two cameras, published."""
+    return make_filmed()
 
 
 def ask(world: World, scope: ErasureScope = FIRST_CLIP) -> uuid.UUID:
@@ -148,8 +137,7 @@ def traces(world: World, camera: str, index: int) -> dict[str, str]:
     return words
 
 
-def test_nothing_is_left_in_any_tier_and_nothing_of_a_neighbour_is_touched(world: World, tmp_path: Path) -> None:
-    footage(world, tmp_path)
+def test_nothing_is_left_in_any_tier_and_nothing_of_a_neighbour_is_touched(world: World) -> None:
     assert world.platform.hot is not None
     world.platform.hot.write_current("cam1", datetime.now(UTC), {"0": 2})
     words = traces(world, "cam1", 0)
@@ -189,10 +177,9 @@ def test_nothing_is_left_in_any_tier_and_nothing_of_a_neighbour_is_touched(world
 
 
 def test_what_is_left_is_tracked_anew_as_if_the_clip_had_never_been(
-    make_world: Callable[..., World], tmp_path: Path
+    make_filmed: Callable[[], World], make_world: Callable[..., World], tmp_path: Path
 ) -> None:
-    erased, never = make_world(), make_world()
-    footage(erased, tmp_path / "a")
+    erased, never = make_filmed(), make_world()
     adopt_versions(never.database, VERSIONS)
     for n in (1, 2):
         never.upload(short_clip(tmp_path / f"n{n}.mp4", first_level=10 * n), MORNING + timedelta(seconds=2 * n))
@@ -212,8 +199,7 @@ def test_what_is_left_is_tracked_anew_as_if_the_clip_had_never_been(
 
 
 @pytest.mark.parametrize("kind", ["camera", "clip", "track"])
-def test_what_has_gone_cold_is_erased_too(world: World, tmp_path: Path, kind: str) -> None:
-    footage(world, tmp_path)
+def test_what_has_gone_cold_is_erased_too(world: World, kind: str) -> None:
     before = {table: rows_of(world, "cam2")[table] for table in IN_PARQUET}
     [(clip_id,)] = world.rows("SELECT clip_id FROM cv.clips WHERE camera_id = 'cam1' ORDER BY captured_at LIMIT 1")
     [(day, number)] = world.rows(
@@ -246,18 +232,17 @@ def test_what_has_gone_cold_is_erased_too(world: World, tmp_path: Path, kind: st
     assert {table: rows_of(world, "cam2")[table] for table in IN_PARQUET} == before
 
 
-def test_it_stays_away(world: World, tmp_path: Path) -> None:
-    footage(world, tmp_path)
+def test_it_stays_away(world: World, clips: Path, tmp_path: Path) -> None:
     erase(world)
     gone = balance(world.database)
-    at_same_key = world.upload(tmp_path / "cam1-0.mp4", camera="cam1")
+    at_same_key = world.upload(clips / "cam1-0.mp4", camera="cam1")
     other_bytes = world.upload(short_clip(tmp_path / "other.mp4", first_level=3), MORNING + SECOND / 2, camera="cam1")
     assert world.ingest().new == 0
     for key in (at_same_key, other_bytes):
         assert world.platform.restricted.head(key) is None
     assert balance(world.database) == gone
     # The same bytes under another key, of another camera: known by their digest once they are read.
-    elsewhere = world.upload(tmp_path / "cam1-0.mp4", MORNING + timedelta(hours=3), camera="cam3")
+    elsewhere = world.upload(clips / "cam1-0.mp4", MORNING + timedelta(hours=3), camera="cam3")
     assert world.ingest().new == 1
     world.run()
     collect_garbage(world.platform)
@@ -275,8 +260,7 @@ def test_it_stays_away(world: World, tmp_path: Path) -> None:
     assert balance(world.database).balances
 
 
-def test_a_hold_suspends_it_before_anything_is_touched(world: World, tmp_path: Path) -> None:
-    footage(world, tmp_path)
+def test_a_hold_suspends_it_before_anything_is_touched(world: World) -> None:
     request = ask(world)
     hold, _ = place_hold(world.database, HoldScope(camera_id="cam1"), reason="case 4", by="counsel")
     before, objects = world.picture(), stored_bytes(world)
@@ -292,15 +276,13 @@ def test_a_hold_suspends_it_before_anything_is_touched(world: World, tmp_path: P
     assert world.states() == {"erased": 1, "published": 5}
 
 
-def test_a_hold_on_a_neighbour_does_not_stop_it(world: World, tmp_path: Path) -> None:
-    footage(world, tmp_path)
+def test_a_hold_on_a_neighbour_does_not_stop_it(world: World) -> None:
     place_hold(world.database, HoldScope(camera_id="cam2"), reason="case 4", by="counsel")
     assert erase(world)["erased"]["clips"] == 1
 
 
 @pytest.mark.parametrize("kind", ["clip", "site"])
-def test_other_scopes(world: World, tmp_path: Path, kind: str) -> None:
-    footage(world, tmp_path)
+def test_other_scopes(world: World, kind: str) -> None:
     [(clip_id,)] = world.rows("SELECT clip_id FROM cv.clips WHERE camera_id = 'cam2' ORDER BY captured_at LIMIT 1")
     if kind == "clip":
         document, erased = erase(world, ErasureScope("clip", clip_id=clip_id)), 1
@@ -312,8 +294,7 @@ def test_other_scopes(world: World, tmp_path: Path, kind: str) -> None:
     assert balance(world.database).balances
 
 
-def test_a_track_goes_with_all_pictures_of_it_and_the_others_rows_stay(world: World, tmp_path: Path) -> None:
-    footage(world, tmp_path)
+def test_a_track_goes_with_all_pictures_of_it_and_the_others_rows_stay(world: World) -> None:
     rows = world.rows(
         "SELECT track_day, track_id, count(*), sum(detections) FROM warehouse.tracks WHERE camera_id = 'cam1'"
         " GROUP BY 1, 2 ORDER BY 4 DESC, 2"
@@ -341,7 +322,7 @@ def test_a_track_goes_with_all_pictures_of_it_and_the_others_rows_stay(world: Wo
     assert balance(world.database).balances
 
 
-def test_whoever_asks_cannot_approve_and_nothing_happens_unapproved(world: World, tmp_path: Path) -> None:
+def test_whoever_asks_cannot_approve_and_nothing_happens_unapproved(world: World) -> None:
     request = requests.receive(world.database, FIRST_CLIP, reference="case-17", by="clerk")
     with pytest.raises(requests.WrongState, match="received"):
         requests.approve(world.database, request, by="officer")
@@ -355,8 +336,7 @@ def test_whoever_asks_cannot_approve_and_nothing_happens_unapproved(world: World
         erasure.execute(world.platform, request, actor="job")
 
 
-def test_it_is_not_certified_before_the_aggregates_are_right(world: World, tmp_path: Path) -> None:
-    footage(world, tmp_path)
+def test_it_is_not_certified_before_the_aggregates_are_right(world: World) -> None:
     request = ask(world)
     erasure.execute(world.platform, request, actor="job")
     assert erasure.certify(world.platform, request, actor="job", key=KEY) is None
@@ -365,8 +345,7 @@ def test_it_is_not_certified_before_the_aggregates_are_right(world: World, tmp_p
     assert first == erasure.certify(world.platform, request, actor="job", key=KEY)
 
 
-def test_what_a_late_worker_wrote_is_deleted_before_it_is_certified(world: World, tmp_path: Path) -> None:
-    footage(world, tmp_path)
+def test_what_a_late_worker_wrote_is_deleted_before_it_is_certified(world: World) -> None:
     [(clip_id,)] = world.rows("SELECT clip_id FROM cv.clips WHERE camera_id = 'cam1' ORDER BY captured_at LIMIT 1")
     request = ask(world)
     erasure.execute(world.platform, request, actor="job")
@@ -377,8 +356,8 @@ def test_what_a_late_worker_wrote_is_deleted_before_it_is_certified(world: World
 
 
 @pytest.mark.slow
-def test_killed_at_every_point_it_ends_as_if_it_had_not_been(make_world: Callable[..., World], tmp_path: Path) -> None:
-    undisturbed, killed = (footage(make_world(), tmp_path / str(n)) for n in range(2))
+def test_killed_at_every_point_it_ends_as_if_it_had_not_been(make_filmed: Callable[[], World]) -> None:
+    undisturbed, killed = make_filmed(), make_filmed()
     expected = erase(undisturbed)
     request = ask(killed)
     for point in POINTS:
@@ -429,7 +408,7 @@ def test_every_version_in_a_bucket_goes(
         s3_endpoint_url=s3_server.endpoint_url,
         key_encryption_key="env:CLIP_KEYS",
     )
-    footage(world, tmp_path)
+    film(world, tmp_path)
     key = upload_key("north", "cam1", MORNING)
     # An upload that was deleted before the platform saw it: a version behind a marker.
     client.put_object(Bucket=s3_server.restricted_bucket, Key=key, Body=b"older " + CANARY)

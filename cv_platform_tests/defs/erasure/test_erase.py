@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
+from collections.abc import Callable
 
 import dagster as dg
 import pytest
@@ -14,9 +14,15 @@ from cv_platform.governance.erasure import requests
 from cv_platform.pipeline import erasure
 from cv_platform.resources.platform import PlatformResource
 from cv_platform.settings import Settings
-from cv_platform_tests.pipeline.conftest import world  # noqa: F401  # a fixture
-from cv_platform_tests.pipeline.test_erasure import FIRST_CLIP, ask, build_marts, footage
+from cv_platform_tests.pipeline.filmed import film_template, make_filmed  # noqa: F401  # fixtures
+from cv_platform_tests.pipeline.test_erasure import FIRST_CLIP, ask, build_marts
 from cv_platform_tests.pipeline.world import World
+
+
+@pytest.fixture
+def world(make_filmed: Callable[[], World]) -> World:  # noqa: F811
+    """Footage of two cameras, published."""
+    return make_filmed()
 
 
 def run(settings: Settings, request_id: uuid.UUID, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
@@ -34,8 +40,7 @@ def tick(settings: Settings, instance: dg.DagsterInstance) -> list[dg.RunRequest
     return list(answer.run_requests or []) if isinstance(answer, dg.SensorResult) else []
 
 
-def test_from_approval_to_certificate(world: World, tmp_path: Path, instance: dg.DagsterInstance) -> None:  # noqa: F811
-    footage(world, tmp_path)
+def test_from_approval_to_certificate(world: World, instance: dg.DagsterInstance) -> None:
     waiting = requests.receive(world.database, FIRST_CLIP, reference="case-1", by="clerk")
     erasure.preview(world.platform, waiting)
     assert tick(world.settings, instance) == []
@@ -57,7 +62,7 @@ def test_from_approval_to_certificate(world: World, tmp_path: Path, instance: dg
 
 @pytest.mark.parametrize("request_id", ["nonsense", str(uuid.uuid4())])
 def test_a_request_that_is_none_fails_once(
-    world: World,  # noqa: F811
+    world: World,
     instance: dg.DagsterInstance,
     request_id: str,
 ) -> None:
