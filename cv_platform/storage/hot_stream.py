@@ -111,7 +111,13 @@ class LiveStream:
     """
 
     def __init__(self, url: str, *, ttl_s: int = 300) -> None:
-        self._redis = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5, decode_responses=True)
+        self._redis = redis.Redis.from_url(
+            url,
+            socket_timeout=5,
+            socket_connect_timeout=5,
+            decode_responses=True,
+            encoding_errors="replace",  # a message that is no UTF-8 is malformed; it must not stop the others
+        )
         self._hot = HotStore(url, ttl_s=ttl_s)
 
     def append(self, frame: LiveFrame) -> str:

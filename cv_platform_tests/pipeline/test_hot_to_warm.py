@@ -108,14 +108,15 @@ def test_what_cannot_be_read_is_a_dead_letter_with_a_term(
 ) -> None:
     for fields in BAD.values():
         client.xadd(LIVE_STREAM, fields)  # type: ignore[arg-type]
+    client.xadd(LIVE_STREAM, {b"frame": b"\xff\xfe", b"\xff": b"no UTF-8"})
     stream.append(frame(0))
     stream.append(frame(1, site="south"))  # its camera belongs to the north now
     report = drain(world.platform)
-    assert report.dead.total() == len(BAD) + 1
+    assert report.dead.total() == len(BAD) + 2
     assert {row[0] for row in rows(world)} == wanted(frame(0))
     assert client.xlen(LIVE_STREAM) == 0
     letters: Any = client.xrange(DEAD_STREAM)
-    assert len(letters) == len(BAD) + 1
+    assert len(letters) == len(BAD) + 2
     assert all(fields["reason"] for _, fields in letters)
     assert stream.state().dead == len(letters)
     month = timedelta(days=31)
