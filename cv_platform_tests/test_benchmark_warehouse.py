@@ -24,4 +24,4 @@ def test_the_common_queries_prune_partitions(tmp_path: Path) -> None:
     cases = json.loads(target.read_text())["cases"]
     assert [case["name"] for case in cases] == ["camera and time", "class and time"]
     for case in cases:
-        assert case["facts"]["partitions in the plan"] in ("1 to 1", "1 to 2")  # of four
+        assert int(case["facts"]["partitions in the plan"].split()[-1]) <= 2  # of four: a day and the next
