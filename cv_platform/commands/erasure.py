@@ -113,11 +113,11 @@ def certify(
 ) -> None:
     """Prove that what was erased is gone, sign it, and write the certificate."""
     from cv_platform.governance.erasure.certificate import signing_key_of
-    from cv_platform.pipeline import erasure
+    from cv_platform.pipeline import erasure_proof
 
     platform = _platform()
     key = _tried(lambda: signing_key_of(platform.settings))
-    document = _tried(lambda: erasure.certify(platform, _id(request_id), actor=by, key=key))
+    document = _tried(lambda: erasure_proof.certify(platform, _id(request_id), actor=by, key=key))
     if document is None:
         fail("the aggregates of the days touched are not built anew yet; the daemon does that, then certifies")
     text = jsonlib.dumps(document, indent=2, ensure_ascii=False)
@@ -222,7 +222,7 @@ def read_scope(
     clip: str | None, camera: str | None, site: str | None, starts: str | None, ends: str | None, track: str | None
 ) -> Any:
     """The scope that options name; ends the command where they name none, or too much."""
-    from cv_platform.storage.ledger.erasures import ErasureScope
+    from cv_platform.storage.ledger.erasure_scope import ErasureScope
 
     kind: Any = "clip" if clip else "track" if track else "site" if site else "camera"
     day: date | None = None
@@ -255,7 +255,7 @@ def _id(text: str) -> uuid.UUID:
 def _tried(work: Any) -> Any:
     """What `work` returns; an error that a user can mend as one message."""
     from cv_platform.governance.erasure.requests import WrongState
-    from cv_platform.pipeline.erasure import ResidueFound
+    from cv_platform.pipeline.erasure_proof import ResidueFound
 
     try:
         return work()

@@ -19,9 +19,9 @@ from cv_platform.governance import audit
 from cv_platform.pipeline.erasure import bring_back
 from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.published_clips import NotPublished, fetch_published
-from cv_platform.storage.ledger import erasures
+from cv_platform.storage.ledger import erasure_scope
 from cv_platform.storage.ledger.clip_keys import KeyDestroyed
-from cv_platform.storage.ledger.erasures import ErasureScope
+from cv_platform.storage.ledger.erasure_scope import ErasureScope
 from cv_platform.storage.objects import ObjectMissing
 
 
@@ -58,7 +58,7 @@ def write_bundle(
     """
     bring_back(platform, scope)
     with platform.database.transaction() as connection:
-        clips = erasures.clips_in_scope(connection, scope)
+        clips = erasure_scope.clips_in_scope(connection, scope)
     path.touch(mode=0o600, exist_ok=False)
     pictures = without = 0
     counts: dict[str, int] = {}
@@ -70,7 +70,7 @@ def write_bundle(
                 else:
                     without += 1
                 progress(done + 1, len(clips))
-            for table in erasures.TABLES:
+            for table in erasure_scope.TABLES:
                 counts[table] = 0
                 with bundle.open(f"rows/{table}.jsonl", "w") as file:
                     for row in _rows(platform, scope, table, [clip_id for clip_id, _ in clips]):
@@ -111,4 +111,4 @@ def _add_clip(platform: Platform, bundle: zipfile.ZipFile, clip_id: uuid.UUID) -
 
 def _rows(platform: Platform, scope: ErasureScope, table: str, clip_ids: list[uuid.UUID]) -> Iterator[dict[str, Any]]:
     with platform.database.transaction() as connection:
-        yield from erasures.rows_of_scope(connection, scope, table, clip_ids)
+        yield from erasure_scope.rows_of_scope(connection, scope, table, clip_ids)

@@ -7,49 +7,35 @@ objects, whatever copies of them there are. Killed anywhere, the next run goes o
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from datetime import date
+from typing import Any, Final
 
 from psycopg.types.json import Jsonb
 
 from cv_platform import faults
 from cv_platform.governance import audit
 from cv_platform.governance.erasure import requests
-from cv_platform.governance.erasure.certificate import sign
 from cv_platform.governance.erasure.requests import ErasureRequest
 from cv_platform.pipeline import cold_rows
 from cv_platform.pipeline.platform import Platform, sweep_scratch
-from cv_platform.pipeline.stage import ClaimLost
-from cv_platform.storage.database import Connection, Database
+from cv_platform.storage.database import Connection
 from cv_platform.storage.hot_stream import LiveStream
-from cv_platform.storage.ledger import erasures
+from cv_platform.storage.ledger import erasure_scope, erasures
 from cv_platform.storage.ledger.clip_keys import destroy_keys
 from cv_platform.storage.ledger.days import mark_dirty
-from cv_platform.storage.ledger.erasures import ClipTrace, ErasureScope, OpenClip
-from cv_platform.storage.ledger.held import is_held
-from cv_platform.storage.ledger.model import Clip, published_key_for
+from cv_platform.storage.ledger.erasure_scope import ErasureScope
+from cv_platform.storage.ledger.erasures import ClipTrace, OpenClip
+from cv_platform.storage.ledger.model import published_key_for
 from cv_platform.storage.ledger.registration import lock_registration
-from cv_platform.storage.ledger.tombstones import (
-    Tombstone,
-    any_tombstone,
-    bury,
-    digest_of,
-    is_erased_content,
-    is_erased_interval,
-)
-from cv_platform.storage.ledger.withdrawal import discard_objects
-from cv_platform.storage.objects import Purged
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cv_platform.storage.ledger.tombstones import Tombstone, bury, digest_of
+from cv_platform.storage.objects import ObjectStore
 
 _BATCH: Final = 50
 """Clips a transaction: their rows are locked meanwhile."""
-_STORES: Final = ("restricted", "cold")
+STORES: Final = ("restricted", "cold")
 
 
 def preview(platform: Platform, request_id: uuid.UUID) -> dict[str, Any]:
@@ -62,8 +48,8 @@ def preview(platform: Platform, request_id: uuid.UUID) -> dict[str, Any]:
     bring_back(platform, scope)
     objects: Counter[str] = Counter()
     with platform.database.transaction() as connection:
-        clips = erasures.clips_in_scope(connection, scope)
-        held = erasures.held_in_scope(connection, scope, [clip_id for clip_id, _ in clips])
+        clips = erasure_scope.clips_in_scope(connection, scope)
+        held = erasure_scope.held_in_scope(connection, scope, [clip_id for clip_id, _ in clips])
     days: set[date] = set()
     for clip_id, _ in clips:
         with platform.database.transaction() as connection:
@@ -71,15 +57,15 @@ def preview(platform: Platform, request_id: uuid.UUID) -> dict[str, Any]:
         if trace is None:
             continue
         days.update(trace.days)
-        for store in _STORES:
-            objects[store] += _store(platform, store).present(trace.keys[store])
+        for store in STORES:
+            objects[store] += store_of(platform, store).present(trace.keys[store])
     with platform.database.transaction() as connection:
         found = {
             "clips": len(clips),
             "held": held,
-            "rows": erasures.count_rows(connection, scope, [clip_id for clip_id, _ in clips]),
-            "objects": {store: objects[store] for store in _STORES},
-            "rows of no clip": erasures.loose_rows(connection, scope),
+            "rows": erasure_scope.count_rows(connection, scope, [clip_id for clip_id, _ in clips]),
+            "objects": {store: objects[store] for store in STORES},
+            "rows of no clip": erasure_scope.loose_rows(connection, scope),
             "days": len(days),
         }
         request = requests.lock(connection, request_id)
@@ -137,122 +123,9 @@ def bring_back(platform: Platform, scope: ErasureScope) -> None:
     What is left of them goes cold again by itself. Raises ColdFileDamaged.
     """
     with platform.database.transaction() as connection:
-        days = erasures.cold_days(connection, scope)
+        days = erasure_scope.cold_days(connection, scope)
     for camera_id, of_camera in days.items():
         platform.cold.purge(cold_rows.bring_back(platform, camera_id, of_camera).keys)
-
-
-def certify(platform: Platform, request_id: uuid.UUID, *, actor: str, key: Ed25519PrivateKey) -> dict[str, Any] | None:
-    """Prove that what was erased is gone, and sign it.
-
-    Returns:
-        The certificate; None where the aggregates of a day have not been built anew yet.
-
-    Raises:
-        WrongState: it was not executed.
-        ResidueFound: something is still there; nothing is certified, and the request is executed again.
-    """
-    request = requests.get(platform.database, request_id)
-    if request.certificate is not None:
-        return request.certificate
-    requests.expect(request, "executed")
-    with platform.database.transaction() as connection:
-        if not _rebuilt(connection, request):
-            return None
-        clips = erasures.clips_of(connection, request_id)
-    try:
-        absence = _absence(platform, request, [(clip_id, day) for clip_id, _, day in clips])
-    except ResidueFound:
-        # Whoever wrote it began before the tombstones stood: the next run erases it too.
-        with platform.database.transaction() as connection:
-            connection.execute(
-                "UPDATE cv.erasures SET state = 'executing' WHERE request_id = %s AND state = 'executed'", [request_id]
-            )
-        raise
-    with platform.database.transaction() as connection:
-        request = requests.lock(connection, request_id)
-        if request.certificate is not None:
-            return request.certificate
-        head = audit.head(connection)
-        now = datetime.now(UTC)
-        document = sign(
-            {
-                "request": str(request_id),
-                "reference": request.reference,
-                "scope": request.scope.as_json(),
-                "requested_by": request.requested_by,
-                "requested_at": request.requested_at.isoformat(),
-                "approved_by": request.decided_by,
-                "approved_at": request.decided_at.isoformat() if request.decided_at else None,
-                "executed_at": request.executed_at.isoformat() if request.executed_at else None,
-                "certified_at": now.isoformat(),
-                "erased": _erased(request, [(clip_id, tally) for clip_id, tally, _ in clips]),
-                "absence": absence,
-                "audit_head": {"seq": head.seq, "entry_hash": head.entry_hash},
-            },
-            key,
-        )
-        connection.execute(
-            "UPDATE cv.erasures SET state = 'certified', certified_at = %s, certificate = %s WHERE request_id = %s",
-            [now, Jsonb(document), request_id],
-        )
-        digest = hashlib.sha256(str(document["signature"]).encode()).hexdigest()
-        audit.append(
-            connection, actor=actor, action="erasure.certified", details={"request": request_id, "certificate": digest}
-        )
-    return document
-
-
-def ready_requests(database: Database, *, limit: int) -> list[uuid.UUID]:
-    """Requests that a run could do something for: approved, interrupted, or executed with their aggregates built."""
-    open_ones = requests.list_requests(database, states=("approved", "executing", "executed"), limit=limit)
-    with database.transaction() as connection:
-        return [
-            request.request_id for request in open_ones if request.state != "executed" or _rebuilt(connection, request)
-        ]
-
-
-class ResidueFound(Exception):
-    """Something of what was erased is still there; the message says in which tier, and how much."""
-
-
-def refuse_erased(platform: Platform, clip: Clip, *, sha256: str, duration_s: float) -> None:
-    """Erase a clip that came back: its bytes were erased before, or it reaches into an interval that was.
-
-    Args:
-        sha256: of its plain bytes.
-        duration_s: its length as far as it is known.
-
-    Raises:
-        ClaimLost: it was; nothing is left of it to work on.
-    """
-    end = clip.captured_at + timedelta(seconds=duration_s)
-
-    def work(connection: Connection) -> str | None:
-        if not any_tombstone(connection):
-            return None
-        erased = is_erased_content(connection, sha256) or is_erased_interval(
-            connection, clip.site_id, clip.camera_id, clip.captured_at, end
-        )
-        if not erased or is_held(connection, clip.clip_id):
-            return None
-        trace = erasures.trace_clip(connection, clip.clip_id)
-        if trace is None:
-            return None
-        destroy_keys(connection, [clip.clip_id])
-        mark_dirty(connection, erasures.erase_clip(connection, clip.clip_id))
-        # Where this process is killed before it deletes them, the collector does.
-        discard_objects(connection, "restricted", [key for key in trace.keys["restricted"] if not key.endswith("/")])
-        audit.append(connection, actor="raw_clips", action="erasure.kept_away", details={"clip": clip.clip_id})
-        return trace.upload_key
-
-    upload_key = platform.database.transact(work)
-    if upload_key is None:
-        return
-    platform.restricted.purge([upload_key, *erasures.objects_of(clip.clip_id)["restricted"]])
-    with platform.database.transaction() as connection:
-        erasures.forget_upload(connection, upload_key)
-    raise ClaimLost
 
 
 def _begin(platform: Platform, request_id: uuid.UUID, actor: str) -> ErasureRequest:
@@ -265,8 +138,8 @@ def _begin(platform: Platform, request_id: uuid.UUID, actor: str) -> ErasureRequ
         if request.state in ("executed", "certified"):
             return request
         requests.expect(request, "approved", "executing")
-        clips = erasures.clips_in_scope(connection, request.scope)
-        held = erasures.held_in_scope(connection, request.scope, [clip_id for clip_id, _ in clips])
+        clips = erasure_scope.clips_in_scope(connection, request.scope)
+        held = erasure_scope.held_in_scope(connection, request.scope, [clip_id for clip_id, _ in clips])
         if held:
             requests.suspend(connection, request, held=held, actor=actor)
             return requests.lock(connection, request_id)
@@ -311,7 +184,7 @@ def _withdraw(platform: Platform, request_id: uuid.UUID, batch: Sequence[OpenCli
         for (camera_id,) in cameras:
             erasures.fence_camera(connection, camera_id)
         connection.execute("SELECT 1 FROM cv.clips WHERE clip_id = ANY(%s) ORDER BY clip_id FOR UPDATE", [ids])
-        held = erasures.held_in_scope(connection, request.scope, ids)
+        held = erasure_scope.held_in_scope(connection, request.scope, ids)
         if held:
             requests.suspend(connection, request, held=held, actor=actor)
             return False
@@ -366,7 +239,7 @@ def _erase_interval(platform: Platform, request_id: uuid.UUID, actor: str) -> bo
         request = requests.lock(connection, request_id)
         if request.state != "executing":
             return request.state == "executed"
-        held = erasures.held_in_scope(connection, request.scope, [])
+        held = erasure_scope.held_in_scope(connection, request.scope, [])
         if held:
             requests.suspend(connection, request, held=held, actor=actor)
             return False
@@ -392,8 +265,8 @@ def _purge(platform: Platform, request: ErasureRequest, clip: OpenClip) -> None:
         days = [date.fromisoformat(day) for day in clip.keys.get("days", ())]
         _remove_cold(platform, request, camera_id, days, clips=frozenset({published_key_for(clip.clip_id)}))
         faults.point("erasure.purged_rows")
-    for store in _STORES:
-        purged = _store(platform, store).purge(clip.keys.get(store, ()))
+    for store in STORES:
+        purged = store_of(platform, store).purge(clip.keys.get(store, ()))
         tally[store] = vars(purged)
         faults.point(f"erasure.purged_{store}")
     if platform.hot is not None and camera_id:
@@ -406,7 +279,7 @@ def _erase_cold(platform: Platform, request: ErasureRequest) -> None:
     """Rows of no clip, and of a track, on days that have gone cold since they were brought back."""
     scope = request.scope
     with platform.database.transaction() as connection:
-        days = erasures.cold_days(connection, scope)
+        days = erasure_scope.cold_days(connection, scope)
     for camera_id, of_camera in days.items():
         if scope.kind == "track" and scope.track_day is not None and scope.track_id is not None:
             tracks = frozenset({(scope.track_day, scope.track_id)})
@@ -432,7 +305,7 @@ def _erase_hot(platform: Platform, scope: ErasureScope) -> None:
     if platform.hot is None or scope.kind == "clip":
         return
     with platform.database.transaction() as connection:
-        cameras = erasures.cameras_in(connection, scope)
+        cameras = erasure_scope.cameras_in(connection, scope)
     stream = LiveStream(str(platform.settings.redis_url))
     for camera_id in cameras:
         platform.hot.forget(camera_id)
@@ -456,57 +329,6 @@ def _end(platform: Platform, request_id: uuid.UUID, actor: str) -> None:
     platform.database.transact(work)
 
 
-def _rebuilt(connection: Connection, request: ErasureRequest) -> bool:
-    """Whether the aggregates of every day that changed have been built since."""
-    built: dict[str, int] = dict(
-        connection.execute(
-            "SELECT day::text, built_seq FROM cv.mart_days WHERE day = ANY(%s::date[])", [list(request.days)]
-        ).fetchall()
-    )
-    return all(built.get(day, 0) >= seq for day, seq in request.days.items())
-
-
-def _absence(
-    platform: Platform, request: ErasureRequest, clips: Sequence[tuple[uuid.UUID, date | None]]
-) -> dict[str, Any]:
-    """Look everywhere again. A worker that came late may have written an object: it is deleted, then looked for."""
-    objects = dict.fromkeys(_STORES, 0)
-    for clip_id, _ in clips:
-        for store, keys in erasures.objects_of(clip_id).items():
-            purged = _store(platform, store).purge(keys)
-            objects[store] += max(0, _store(platform, store).present(keys) - purged.locked)
-    with platform.database.transaction() as connection:
-        days = sorted({day for _, day in clips if day is not None})
-        rows = erasures.rows_left(connection, request.scope, [clip_id for clip_id, _ in clips], days)
-    found = {**objects, **rows}
-    if any(found.values()):
-        left = ", ".join(f"{count} in {tier}" for tier, count in found.items() if count)
-        raise ResidueFound(f"something of what was erased is still there: {left}; run the erasure again")
-    return {"checked_at": datetime.now(UTC).isoformat(), "objects": objects, "rows": rows}
-
-
-def _erased(request: ErasureRequest, clips: Sequence[tuple[uuid.UUID, dict[str, Any]]]) -> dict[str, Any]:
-    """Counts and digests per tier over all clips."""
-    stores = {
-        store: vars(sum((Purged(**tally[store]) for _, tally in clips if store in tally), Purged()))
-        for store in _STORES
-    }
-    rows: dict[str, Any] = {}
-    for table in erasures.TABLES:
-        found = [tally.get(table, {"rows": 0, "digest": ""}) for _, tally in clips]
-        digest = hashlib.sha256("".join(entry["digest"] for entry in found).encode()).hexdigest()
-        rows[table] = {"rows": sum(entry["rows"] for entry in found), "digest": digest}
-    return {
-        "clips": len(clips),
-        "clip_ids": [str(clip_id) for clip_id, _ in clips],
-        "keys destroyed": sum(tally.get("keys", 0) for _, tally in clips),
-        "tracker states": sum(tally.get("tracker states", 0) for _, tally in clips),
-        "objects": stores,
-        "rows": rows,
-        **request.tally,
-        "days built anew": sorted(request.days),
-    }
-
-
-def _store(platform: Platform, name: str) -> Any:
+def store_of(platform: Platform, name: str) -> ObjectStore:
+    """One of `STORES`."""
     return platform.restricted if name == "restricted" else platform.cold

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.types.json import Jsonb
 
-from cv_platform.pipeline.erasure import refuse_erased
+from cv_platform.pipeline.kept_away import refuse_erased
 from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.sealing import unseal_to_file
 from cv_platform.pipeline.stage import ClipRefused, Finished

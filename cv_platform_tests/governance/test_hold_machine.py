@@ -189,6 +189,16 @@ class HoldMachine(RuleBasedStateMachine):
             scope = HoldScope(clip_id=clips[which % len(clips)][0])
         place_hold(self.world.database, scope, reason="case 1", by="officer")
 
+    @rule(camera=st.sampled_from(CAMERAS))
+    def hold_that_adoption_just_missed(self, camera: str) -> None:
+        """What was sent back to work at that very moment is not frozen yet: only the commit can notice."""
+        self.adopt()
+        self.world.execute(
+            "INSERT INTO cv.holds (hold_id, camera_id, reason, placed_by)"
+            " VALUES (gen_random_uuid(), %s, 'case 3', 'officer')",
+            camera,
+        )
+
     @rule(which=st.integers(0, 5))
     def release(self, which: int) -> None:
         holds = list_holds(self.world.database)
@@ -234,7 +244,7 @@ class HoldMachine(RuleBasedStateMachine):
         def erase(self, which: int, camera: str | None) -> None:
             from cv_platform.governance.erasure import requests
             from cv_platform.pipeline import erasure
-            from cv_platform.storage.ledger.erasures import ErasureScope
+            from cv_platform.storage.ledger.erasure_scope import ErasureScope
 
             clips = self.world.rows("SELECT clip_id FROM cv.clips WHERE state <> 'erased' ORDER BY clip_id")
             if not clips:

@@ -13,7 +13,7 @@ import pytest
 
 from cv_platform.governance import audit
 from cv_platform.pipeline.access import write_bundle
-from cv_platform.storage.ledger.erasures import ErasureScope
+from cv_platform.storage.ledger.erasure_scope import ErasureScope
 from cv_platform_tests.pipeline.test_erasure import FIRST_CLIP
 from cv_platform_tests.pipeline.world import World
 

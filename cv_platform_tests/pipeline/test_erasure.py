@@ -19,12 +19,12 @@ from cv_platform.governance import audit
 from cv_platform.governance.erasure import requests
 from cv_platform.governance.erasure.certificate import verify
 from cv_platform.governance.holds import HoldScope, place_hold, release_hold
-from cv_platform.pipeline import erasure
+from cv_platform.pipeline import erasure, erasure_proof
 from cv_platform.pipeline.erasure import bring_back
 from cv_platform.pipeline.keys import upload_key
 from cv_platform.pipeline.publishing import collect_garbage
 from cv_platform.pipeline.warm_to_cold import warm_to_cold
-from cv_platform.storage.ledger.erasures import TABLES, ErasureScope, rows_of_scope
+from cv_platform.storage.ledger.erasure_scope import TABLES, ErasureScope, rows_of_scope
 from cv_platform.storage.ledger.queries import balance
 from cv_platform.storage.ledger.versions import adopt_versions
 from cv_platform_tests.conftest import S3Server
@@ -75,7 +75,7 @@ def erase(world: World, scope: ErasureScope = FIRST_CLIP) -> dict[str, Any]:
     request = ask(world, scope)
     assert erasure.execute(world.platform, request, actor="job") == "executed"
     build_marts(world)
-    document = erasure.certify(world.platform, request, actor="job", key=KEY)
+    document = erasure_proof.certify(world.platform, request, actor="job", key=KEY)
     assert document is not None
     return document
 
@@ -312,7 +312,7 @@ def test_a_track_goes_with_all_pictures_of_it_and_the_others_rows_stay(world: Wo
     [(after,)] = world.rows("SELECT count(*) FROM warehouse.detections WHERE camera_id = 'cam1'")
     assert before - after == detections
     build_marts(world)
-    assert erasure.certify(world.platform, request, actor="job", key=KEY) is not None
+    assert erasure_proof.certify(world.platform, request, actor="job", key=KEY) is not None
     world.run()  # tracked anew without it
     [(left,)] = world.rows(
         "SELECT count(DISTINCT (track_day, track_id)) FROM warehouse.tracks WHERE camera_id = 'cam1'"
@@ -339,10 +339,10 @@ def test_whoever_asks_cannot_approve_and_nothing_happens_unapproved(world: World
 def test_it_is_not_certified_before_the_aggregates_are_right(world: World) -> None:
     request = ask(world)
     erasure.execute(world.platform, request, actor="job")
-    assert erasure.certify(world.platform, request, actor="job", key=KEY) is None
+    assert erasure_proof.certify(world.platform, request, actor="job", key=KEY) is None
     build_marts(world)
-    first = erasure.certify(world.platform, request, actor="job", key=KEY)
-    assert first == erasure.certify(world.platform, request, actor="job", key=KEY)
+    first = erasure_proof.certify(world.platform, request, actor="job", key=KEY)
+    assert first == erasure_proof.certify(world.platform, request, actor="job", key=KEY)
 
 
 def test_what_a_late_worker_wrote_is_deleted_before_it_is_certified(world: World) -> None:
@@ -351,7 +351,7 @@ def test_what_a_late_worker_wrote_is_deleted_before_it_is_certified(world: World
     erasure.execute(world.platform, request, actor="job")
     world.platform.restricted.put_bytes(f"frames/{clip_id}/late.tar", b"late")
     build_marts(world)
-    assert erasure.certify(world.platform, request, actor="job", key=KEY) is not None
+    assert erasure_proof.certify(world.platform, request, actor="job", key=KEY) is not None
     assert world.platform.restricted.head(f"frames/{clip_id}/late.tar") is None
 
 
@@ -367,7 +367,7 @@ def test_killed_at_every_point_it_ends_as_if_it_had_not_been(make_filmed: Callab
     assert erasure.execute(killed.platform, request, actor="job") == "executed"
     assert erasure.execute(killed.platform, request, actor="job") == "executed"  # again changes nothing
     build_marts(killed)
-    document = erasure.certify(killed.platform, request, actor="job", key=KEY)
+    document = erasure_proof.certify(killed.platform, request, actor="job", key=KEY)
     assert document is not None
     assert {**document["erased"], "objects": None} == {**expected["erased"], "objects": None}
     assert killed.picture() == undisturbed.picture()

@@ -27,7 +27,7 @@ def erase_request(
 ) -> None:
     from cv_platform.governance.erasure import requests
     from cv_platform.governance.erasure.certificate import signing_key_of
-    from cv_platform.pipeline import erasure
+    from cv_platform.pipeline import erasure, erasure_proof
 
     opened = platform.open(run_id=context.run_id, log=context.log)
     try:
@@ -39,7 +39,7 @@ def erase_request(
     certificate = None
     if state == "executed":
         key = signing_key_of(opened.settings)
-        certificate = erasure.certify(opened, request_id, actor=f"run {context.run_id}", key=key)
+        certificate = erasure_proof.certify(opened, request_id, actor=f"run {context.run_id}", key=key)
     request = requests.get(opened.database, request_id)
     metadata: dict[str, dg.MetadataValue] = {"state": dg.MetadataValue.text(request.state)}
     if request.detail:

@@ -29,7 +29,7 @@ def approved_erasures(settings: Settings) -> dg.SensorDefinition:
     def sensor(
         context: dg.SensorEvaluationContext, platform: dg.ResourceParam[PlatformResource]
     ) -> dg.SensorResult | dg.SkipReason:
-        from cv_platform.pipeline.erasure import ready_requests
+        from cv_platform.pipeline.erasure_proof import ready_requests
 
         opened = platform.open(run_id="approved_erasures", log=context.log)
         ready = ready_requests(opened.database, limit=opened.settings.max_requests_per_tick)

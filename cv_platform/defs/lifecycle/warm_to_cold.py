@@ -6,8 +6,8 @@ from cv_platform.resources.platform import PlatformResource
 
 
 @dg.op(
-    description="Moves rows past their warm term to Parquet, a file a camera, day and kind. Safe to run again, and twice"
-    " at once."
+    description="Moves rows past their warm term to Parquet, a file a camera, day and kind. Safe to run again, and"
+    " twice at once."
 )
 def move_to_cold(context: dg.OpExecutionContext, platform: dg.ResourceParam[PlatformResource]) -> None:
     from cv_platform.pipeline.warm_to_cold import warm_to_cold as move

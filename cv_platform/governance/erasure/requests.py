@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from cv_platform.governance.audit import append
 from cv_platform.storage.database import Connection, Database
-from cv_platform.storage.ledger.erasures import ErasureScope
+from cv_platform.storage.ledger.erasure_scope import ErasureScope
 
 STATES: Final = (
     "received",

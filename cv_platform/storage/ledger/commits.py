@@ -52,7 +52,7 @@ def commit(
         if keeps_output(connection, claim):
             keep_outputs(connection, [claim.clip.clip_id])
             return False
-        # What the stage pointed at before, such as the vault's object at a new version, is no longer with the collector.
+        # What the stage pointed at before, such as the vault's object, is no longer with the collector.
         if _finish(connection, claim, seconds, output_key, output_sha256, store, counts or {}) != output_key:
             keep_object(connection, claim, store, output_key)
         invalidate_downstream(connection, claim.clip.clip_id, claim.stage)
