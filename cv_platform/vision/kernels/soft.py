@@ -69,11 +69,14 @@ def _lower(
     keys: npt.NDArray[np.float64],
     gaussian: bool,
     parameter: float,
+    overlaps: npt.NDArray[np.float64],
 ) -> None:
-    """Lower one block's keys by their boxes' overlap with the chosen one; plain loops over rows, which vectorise."""
+    """Lower one block's keys by their boxes' overlap with the chosen one; plain loops over rows, which vectorise.
+
+    `overlaps` is room to work in, a block wide: memory of its own would cost as much as the work.
+    """
     left, top, right, bottom, area = chosen
     x1, y1, x2, y2 = corners[0], corners[1], corners[2], corners[3]
-    overlaps = np.empty(_BLOCK, np.float64)
     for i in range(_BLOCK):
         w = (right if right < x2[i] else x2[i]) - (left if left > x1[i] else x1[i])
         h = (bottom if bottom < y2[i] else y2[i]) - (top if top > y1[i] else y1[i])
@@ -89,9 +92,11 @@ def _lower(
 
 
 @compiled
-def _highest(keys: npt.NDArray[np.float64]) -> float:
-    """The highest key of a block, by halves: comparisons side by side instead of one after the other."""
-    halves = np.empty(_BLOCK // 2, np.float64)
+def _highest(keys: npt.NDArray[np.float64], halves: npt.NDArray[np.float64]) -> float:
+    """The highest key of a block, by halves: comparisons side by side instead of one after the other.
+
+    `halves` is room to work in, as in `_lower`.
+    """
     for i in range(_BLOCK // 2):
         halves[i] = keys[i] if keys[i] > keys[i + _BLOCK // 2] else keys[i + _BLOCK // 2]
     for i in range(_BLOCK // 4):
@@ -169,6 +174,7 @@ def _choose_until_thinned(
     bounds[:, :2] = np.inf
     bounds[:, 2:] = -np.inf
     highest = np.full(blocks, -np.inf)
+    room = np.empty(_BLOCK, np.float64)
     for i in range(n):
         b, at, row = i // _BLOCK, i % _BLOCK, rows[i]
         for c in range(4):
@@ -212,10 +218,10 @@ def _choose_until_thinned(
                 box[0] < bounds[b, 2] and box[2] > bounds[b, 0] and box[1] < bounds[b, 3] and box[3] > bounds[b, 1]
             ):
                 if gaussian or _any_over(box, corners[b], areas[b], parameter):
-                    _lower(box, corners[b], areas[b], keys[b], gaussian, parameter)
+                    _lower(box, corners[b], areas[b], keys[b], gaussian, parameter, room)
                 elif b != home:
                     continue
-                highest[b] = _highest(keys[b])
+                highest[b] = _highest(keys[b], room)
     for i in range(n):
         keys_out[i] = keys[i // _BLOCK, i % _BLOCK]
     return count
