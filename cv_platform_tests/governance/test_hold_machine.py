@@ -79,7 +79,7 @@ class HoldMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.version = 1
+        self.version = dict.fromkeys(STAGES, 1)
         self.kept: dict[uuid.UUID, Kept] = {}
         self.crash: str | None = None
 
@@ -107,7 +107,7 @@ class HoldMachine(RuleBasedStateMachine):
             self.hold("camera", 0)
 
     def versions(self) -> dict[str, str]:
-        return dict.fromkeys(STAGES, f"v{self.version}")
+        return {stage: f"v{number}" for stage, number in self.version.items()}
 
     def may_crash(self, work: Callable[[], Any]) -> None:
         """Do it, with the crash that was planned."""
@@ -189,10 +189,10 @@ class HoldMachine(RuleBasedStateMachine):
             scope = HoldScope(clip_id=clips[which % len(clips)][0])
         place_hold(self.world.database, scope, reason="case 1", by="officer")
 
-    @rule(camera=st.sampled_from(CAMERAS))
-    def hold_that_adoption_just_missed(self, camera: str) -> None:
+    @rule(camera=st.sampled_from(CAMERAS), stage=st.sampled_from(STAGES))
+    def hold_that_adoption_just_missed(self, camera: str, stage: str) -> None:
         """What was sent back to work at that very moment is not frozen yet: only the commit can notice."""
-        self.adopt()
+        self.adopt((stage,))
         self.world.execute(
             "INSERT INTO cv.holds (hold_id, camera_id, reason, placed_by)"
             " VALUES (gen_random_uuid(), %s, 'case 3', 'officer')",
@@ -216,9 +216,10 @@ class HoldMachine(RuleBasedStateMachine):
         self.world.platform.policy = Policy.parse(f"{POLICY}\nquota: {{{store}: {most}}}")  # type: ignore[misc]
         self.may_crash(lambda: expire(self.world.platform))
 
-    @rule()
-    def adopt(self) -> None:
-        self.version += 1
+    @rule(stages=st.sampled_from([*((stage,) for stage in STAGES), STAGES]))
+    def adopt(self, stages: tuple[str, ...]) -> None:
+        for stage in stages:
+            self.version[stage] += 1
         adopt_versions(self.world.database, self.versions())
 
     @rule()
