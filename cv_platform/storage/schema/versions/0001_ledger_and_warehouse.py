@@ -107,7 +107,7 @@ COMMENT ON COLUMN cv.stages.state IS
      stopped: the clip left the graph; frozen: done at an older version whose inputs are gone';
 -- A claim takes the first of these that it may: what others hold does not stand in its way.
 CREATE INDEX stages_pending ON cv.stages (stage, capture_date, site_id, captured_at, clip_id) WHERE state = 'pending';
-CREATE INDEX stages_running ON cv.stages (stage, lease_expires_at) WHERE state = 'running';
+CREATE INDEX stages_running ON cv.stages (stage, capture_date, site_id, lease_expires_at) WHERE state = 'running';
 CREATE INDEX stages_unfinished ON cv.stages (clip_id)
     WHERE state IN ('blocked', 'pending', 'running');
 -- The first clip of a camera that tracking has not passed.
