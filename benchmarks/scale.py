@@ -117,13 +117,15 @@ def fill(database: Database, *, clips: int, cameras: int, days: int, open_clips:
         connection.execute("ANALYZE")
 
 
-def _claimer(url: str, scopes: list[Scope], batch: int, until: float, answers: Any) -> None:
+def _claimer(url: str, scopes: list[Scope], batch: int, for_s: float, all_there: Any, answers: Any) -> None:
     database = Database(url, max_size=1)
     seconds: list[float] = []
     clips: list[bytes] = []
     with database.transaction() as connection:  # the connection is there before the clock runs
         connection.execute("SELECT 1")
-    answers.put(None)
+    all_there.wait(300)
+    began_at = time.time()
+    until = began_at + for_s
     for scope in scopes:
         claims: Any = True
         while claims and time.time() < until:
@@ -133,7 +135,7 @@ def _claimer(url: str, scopes: list[Scope], batch: int, until: float, answers: A
             )
             seconds.append(time.perf_counter() - began)
             clips += [claim.clip.clip_id.bytes for claim in claims]
-    answers.put((seconds, clips, time.time()))
+    answers.put((seconds, clips, began_at, time.time()))
     database.close()
 
 
@@ -146,22 +148,19 @@ def measure_claims(url: str, *, workers: int, seconds: float, batch: int) -> Res
     groups = max(1, workers // 4)
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
-    until = time.time() + 2.0 + seconds
+    all_there = context.Barrier(workers)
     processes = [
-        context.Process(target=_claimer, args=(url, scopes[n % groups :: groups], batch, until, answers))
+        context.Process(target=_claimer, args=(url, scopes[n % groups :: groups], batch, seconds, all_there, answers))
         for n in range(workers)
     ]
     for process in processes:
         process.start()
-    for _ in processes:
-        assert answers.get(timeout=120) is None
-    began = time.time()
-    found = [answers.get(timeout=seconds + 120) for _ in processes]
-    took = max(ended for _, _, ended in found) - began
+    found = [answers.get(timeout=seconds + 420) for _ in processes]
+    took = max(ended for *_, ended in found) - min(began for _, _, began, _ in found)
     for process in processes:
         process.join()
-    waits = sorted(wait for waits, _, _ in found for wait in waits)
-    clips = [clip for _, clips, _ in found for clip in clips]
+    waits = sorted(wait for waits, *_ in found for wait in waits)
+    clips = [clip for _, clips, *_ in found for clip in clips]
     return {
         "workers": workers,
         "batch": batch,
