@@ -13,6 +13,14 @@ from cv_platform.storage.ledger.model import Scope
 SITE_TAG: Final = "cv/site"
 GRAPH_TAG: Final = "cv/graph"
 PARTITION_TAG: Final = "dagster/partition"
+UNFINISHED: Final = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+"""Statuses of runs that are queued or active."""
 
 
 class ScopeConfig(dg.Config):

@@ -9,6 +9,7 @@ import dagster as dg
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from cv_platform.defs.aggregates.assets import REQUESTED_BY, SENSOR_NAME, mart_keys
+from cv_platform.defs.scope import UNFINISHED
 from cv_platform.resources.database import DatabaseResource
 from cv_platform.settings import Settings
 from cv_platform.storage import marts
@@ -16,13 +17,6 @@ from cv_platform.storage import marts
 JOB_NAME = "build_marts"
 MAX_DAYS = 31
 _LONGEST_PAUSE_S = 3600.0
-_IN_FLIGHT = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 def build_marts_job(manifest: Mapping[str, Any]) -> Any:
@@ -46,7 +40,7 @@ def build_sensor(job: Any, partitions: dg.DailyPartitionsDefinition, settings: S
     )
     def dirty_days(context: dg.SensorEvaluationContext, database: DatabaseResource) -> dg.SensorResult:
         instance = context.instance
-        if instance.get_runs_count(dg.RunsFilter(job_name=JOB_NAME, statuses=_IN_FLIGHT)):
+        if instance.get_runs_count(dg.RunsFilter(job_name=JOB_NAME, statuses=UNFINISHED)):
             return dg.SensorResult(skip_reason="a run that builds marts is queued or active")
         pause_s = _pause_s(instance, settings)
         if pause_s > 0:

@@ -3,16 +3,9 @@
 import dagster as dg
 
 from cv_platform.defs.erasure.jobs import REQUEST_TAG, ErasureConfig, erase
+from cv_platform.defs.scope import UNFINISHED
 from cv_platform.resources.platform import PlatformResource
 from cv_platform.settings import Settings
-
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 def approved_erasures(settings: Settings) -> dg.SensorDefinition:
@@ -33,7 +26,7 @@ def approved_erasures(settings: Settings) -> dg.SensorDefinition:
 
         opened = platform.open(run_id="approved_erasures", log=context.log)
         ready = ready_requests(opened.database, limit=opened.settings.max_requests_per_tick)
-        runs = context.instance.get_runs(dg.RunsFilter(job_name=erase.name, statuses=_UNFINISHED), limit=1000)
+        runs = context.instance.get_runs(dg.RunsFilter(job_name=erase.name, statuses=UNFINISHED), limit=1000)
         busy = {run.tags.get(REQUEST_TAG) for run in runs}
         wanted = [str(request_id) for request_id in ready if str(request_id) not in busy]
         if not wanted:

@@ -9,21 +9,13 @@ from typing import Final
 
 import dagster as dg
 
-from cv_platform.defs.scope import GRAPH_TAG, PARTITION_TAG, SITE_TAG, ScopeConfig
+from cv_platform.defs.scope import GRAPH_TAG, PARTITION_TAG, SITE_TAG, UNFINISHED, ScopeConfig
 from cv_platform.defs.vision.assets import assets, process_clips
 from cv_platform.resources.platform import PlatformResource
 from cv_platform.settings import Settings
 
 MOST_UNFINISHED: Final = 500
 """A queue of so many runs is asked for no more: the sensor's tick stays short, and nothing is lost by waiting."""
-
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 def pending_work(settings: Settings) -> dg.SensorDefinition:
@@ -91,7 +83,7 @@ def scope_run_config(sites: list[str]) -> dg.RunConfig:
 
 def unfinished_runs(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
     """Runs of the clip graph that are queued or active, at most `MOST_UNFINISHED`."""
-    return instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED, tags={GRAPH_TAG: "clips"}), limit=MOST_UNFINISHED)
+    return instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags={GRAPH_TAG: "clips"}), limit=MOST_UNFINISHED)
 
 
 def busy_scopes(runs: Iterable[dg.DagsterRun]) -> tuple[set[tuple[date, str]], set[date]]:
