@@ -9,7 +9,6 @@ import base64
 import binascii
 import hashlib
 import os
-import tempfile
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cv_platform import faults
 from cv_platform.governance.audit import record
+from cv_platform.governance.key_files import write_key_file
 from cv_platform.settings import Settings
 from cv_platform.storage.database import Database
 from cv_platform.storage.ledger.clip_keys import (
@@ -238,16 +238,7 @@ def open_clip_keys(settings: Settings, database: Database) -> ClipKeys:
 
 def write_new_key(path: Path) -> None:
     """Make a key-encryption key in a file of its owner's alone. Raises FileExistsError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(os.urandom(KEY_BYTES).hex() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(scratch, path)  # whole or not at all, and never over another
-    finally:
-        os.unlink(scratch)
+    write_key_file(path, (os.urandom(KEY_BYTES).hex() + "\n").encode())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from cv_platform.governance.key_files import write_key_file
 from cv_platform.settings import Settings
 
 FORMAT: Final = "cv_platform/erasure-certificate/1"
@@ -65,17 +66,9 @@ def signing_key(path: Path, *, create: bool) -> Ed25519PrivateKey:
         ValueError: the file holds no Ed25519 key.
     """
     if create and not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        part = path.with_name(f"{path.name}.{os.getpid()}")
-        part.touch(mode=0o600)
-        part.write_bytes(pem)
-        try:
-            os.link(part, path)  # two processes may make one at once: the first one's holds
-        except FileExistsError:
-            pass
-        finally:
-            part.unlink()
+        with suppress(FileExistsError):  # several may make one at once: the first one's holds
+            write_key_file(path, pem)
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except FileNotFoundError:
