@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from cv_platform.embedded.dagster_tables import make_tables
 from cv_platform.embedded.postgres import UNSAFE_FOR_TESTS, PostgresServer
 from cv_platform.embedded.processes import locked, start_mark
 from cv_platform.embedded.redis import RedisServer
@@ -72,7 +73,7 @@ class TestServers:
 
     def dagster_template(self) -> str:
         """Name of a database with Dagster's tables, to be cloned."""
-        return self._template("template_dagster", _migrate_dagster)
+        return self._template("template_dagster", make_tables)
 
     def _template(self, name: str, migrate: Callable[[str], None]) -> str:
         if name not in self._started:
@@ -90,10 +91,3 @@ def _migrate_platform(url: str) -> None:
     from cv_platform.storage.schema import migrate
 
     migrate(url)
-
-
-def _migrate_dagster(url: str) -> None:
-    from dagster_postgres import DagsterPostgresStorage
-
-    # Making the storage makes its tables; it holds no connection afterwards.
-    DagsterPostgresStorage(url.replace("postgresql://", "postgresql+psycopg2://", 1), True)

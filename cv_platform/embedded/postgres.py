@@ -14,7 +14,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -132,15 +132,31 @@ class PostgresServer:
         scheme = f"postgresql+{driver}" if driver else "postgresql"
         return f"{scheme}://{SUPERUSER}@/{database}?host={quote(str(self._socket_folder()), safe='/')}"
 
-    def ensure_database(self, name: str, *, template: str = "template1") -> str:
-        """Create a database unless it exists; returns its URL. Safe from many processes at once."""
+    def ensure_database(
+        self, name: str, *, template: str = "template1", prepare: Callable[[str], None] | None = None
+    ) -> str:
+        """Create a database unless it exists; returns its URL. Safe from many processes at once, if none prepares.
+
+        Args:
+            prepare: fills a new database, by its URL, before it has its name: whoever finds it finds it whole, also
+                where this process was killed. One process at a time may prepare.
+        """
         with psycopg.connect(self.url(), autocommit=True) as connection:
             exists = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone()
-            if exists is None:
-                statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-                # Either error: another process was first.
-                with suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
-                    connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+            if exists is not None:
+                return self.url(name)
+            created = name
+            if prepare is not None:
+                created = f"{name}_unfinished"
+                self.drop_database(created)
+            statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+            # Either error: another process was first.
+            with suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+                connection.execute(statement.format(sql.Identifier(created), sql.Identifier(template)))
+            if prepare is not None:
+                prepare(self.url(created))
+                rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+                connection.execute(rename.format(sql.Identifier(created), sql.Identifier(name)))
         return self.url(name)
 
     def drop_database(self, name: str) -> None:

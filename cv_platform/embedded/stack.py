@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from cv_platform.embedded.dagster_tables import has_tables, make_tables
 from cv_platform.embedded.environment import REPOSITORY, absolute, child_environment, nimble
 from cv_platform.embedded.postgres import PostgresServer
 from cv_platform.embedded.processes import ProcessRecord, ProcessTable, locked, record_of, spawn, stop
@@ -74,16 +75,13 @@ class Stack:
         """Start what is embedded, make the databases and bring the schema up to date; returns full settings."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / "stack.lock"):
-            embedded = {
-                _PLATFORM_DATABASE: self.embeds_platform_database,
-                _DAGSTER_DATABASE: self.embeds_dagster_database,
-            }
-            if any(embedded.values()):
+            if self.embeds_platform_database or self.embeds_dagster_database:
                 self.table.put(self.postgres.start())
-            for name in (name for name, ours in embedded.items() if ours):
-                self.postgres.ensure_database(name)
+            if self.embeds_platform_database:
+                self.postgres.ensure_database(_PLATFORM_DATABASE)
             if self.embeds_redis:
                 self.table.put(self.redis.start())
+            self._prepare_dagster_database()
         settings = self.settings
         for private in (settings.scratch, self.folder / "store"):
             private.mkdir(parents=True, exist_ok=True)
@@ -138,6 +136,14 @@ class Stack:
             if record is not None:
                 found[record.name] = record
         return found
+
+    def _prepare_dagster_database(self) -> None:
+        """See that Dagster's tables are there before several processes of its look for them."""
+        if self.embeds_dagster_database:
+            self.postgres.ensure_database(_DAGSTER_DATABASE, prepare=make_tables)
+        url = str(self.settings.dagster_postgres_url)
+        if not has_tables(url):
+            make_tables(url)
 
     def _stop_one(self, record: ProcessRecord) -> None:
         if record.name == "postgres":

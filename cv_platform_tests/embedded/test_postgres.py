@@ -124,3 +124,25 @@ def test_text_sorts_the_same_on_every_machine(database_url: str) -> None:
 @pytest.mark.parametrize(("driver", "scheme"), [("", "postgresql://"), ("psycopg2", "postgresql+psycopg2://")])
 def test_urls_name_the_driver(postgres_server: PostgresServer, driver: str, scheme: str) -> None:
     assert postgres_server.url("dagster", driver=driver).startswith(f"{scheme}postgres@/dagster?host=/")
+
+
+def test_a_database_has_its_name_only_when_it_is_prepared(server: PostgresServer) -> None:
+    server.start()
+
+    def half(url: str) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE first (n int)")
+        raise KeyboardInterrupt
+
+    def whole(url: str) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE first (n int)")
+            connection.execute("CREATE TABLE second (n int)")
+
+    with pytest.raises(KeyboardInterrupt):
+        server.ensure_database("prepared", prepare=half)
+    with pytest.raises(psycopg.OperationalError, match="does not exist"), psycopg.connect(server.url("prepared")):
+        pass
+    with psycopg.connect(server.ensure_database("prepared", prepare=whole)) as connection:
+        assert connection.execute("SELECT count(*) FROM second").fetchone() == (0,)
+    assert server.ensure_database("prepared", prepare=half) == server.url("prepared")

@@ -33,6 +33,8 @@ def test_servers_start_once_with_their_databases_and_the_newest_schema(stack: St
         assert connection.execute("SELECT count(*) FROM cv.clips").fetchone() == (0,)
     with psycopg.connect(str(settings.dagster_postgres_url).replace("+psycopg2", "")) as connection:
         assert connection.execute("SELECT current_database()").fetchone() == ("dagster",)
+        # They are there before any of Dagster's processes starts: two that make them at once break each other.
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
     with redis.Redis.from_url(str(settings.redis_url)) as client:
         assert client.ping()
     assert stack.start_servers() == settings
