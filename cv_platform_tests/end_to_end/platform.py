@@ -29,6 +29,7 @@ from cv_platform.storage.database import Database
 from cv_platform.storage.ledger.model import STAGES, Scope
 from cv_platform.storage.ledger.versions import adopt_versions
 from cv_platform_tests.conftest import REPOSITORY, SHARED_DATA
+from cv_platform_tests.dbt.warehouse import build
 
 DAY = datetime.now(UTC).date() - timedelta(days=2)
 NEXT_DAY = DAY + timedelta(days=1)
@@ -156,7 +157,7 @@ def wait(stack: Stack, platform: Platform, dagster: DagsterStorage, *, timeout_s
 
 
 def twin(folder: Path, stack: Stack, files: dict[str, Path]) -> None:
-    """The same clips through the same stages in this process, one after the other, nothing killed."""
+    """The same clips through the same stages and marts in this process, one after the other, nothing killed."""
     from cv_platform.storage.schema import migrate
 
     url = stack.postgres.ensure_database("twin")
@@ -168,6 +169,7 @@ def twin(folder: Path, stack: Stack, files: dict[str, Path]) -> None:
     adopt_versions(platform.database, current_versions(platform))
     for stage in STAGES:
         run_named_stage(platform, stage, Scope())
+    build(platform.database, folder / "dbt", k=platform.settings.suppression_k)
     platform.database.close()
 
 

@@ -19,6 +19,7 @@ import pytest
 from cv_platform.pipeline.published_clips import fetch_published
 from cv_platform.storage.database import Database
 from cv_platform.storage.ledger.queries import balance
+from cv_platform_tests.dbt.warehouse import MARTS
 from cv_platform_tests.end_to_end import ui
 from cv_platform_tests.end_to_end.platform import (
     DAY,
@@ -71,6 +72,22 @@ def test_tables_equal_an_undisturbed_run(finished: Finished, table: str) -> None
     assert found == expected
     if table in ("detections", "clip_facts"):
         assert len(found) == len(set(found)) > 0
+
+
+# How long a clip took differs from run to run; how many there are does not.
+_LAGS = " - 'lag_median_s' - 'lag_max_s'"
+
+
+@pytest.mark.parametrize("mart", MARTS)
+def test_marts_equal_an_undisturbed_run(finished: Finished, mart: str) -> None:
+    query = f"SELECT (to_jsonb(t){_LAGS if mart.endswith('.pipeline_daily') else ''})::text FROM {mart} t"
+    twin = twin_database(finished.stack)
+    expected = _rows(twin, query)
+    twin.close()
+    found = _rows(finished.platform.database, query)
+    assert found == expected
+    if mart in ("aggregates.hourly_cells", "aggregates.pipeline_daily"):
+        assert found
 
 
 def test_published_clips_equal_an_undisturbed_run(finished: Finished, tmp_path: Path) -> None:
