@@ -205,10 +205,11 @@ def replay_quarantined(
 ) -> None:
     """Put quarantined clips back to the start; the daemon's next runs work on them.
 
-    A clip whose upload key cannot be read stays: upload it again under a right key.
+    One that was refused when it was uploaded (too large, before the first day, in the future) starts where the settings
+    accept it by now. A clip whose upload key cannot be read stays: upload it again under a right key.
     """
+    from cv_platform.pipeline.admission import replay_clips
     from cv_platform.storage.ledger.queries import quarantined
-    from cv_platform.storage.ledger.withdrawal import replay
     from cv_platform.storage.provision import database_at
 
     if not (clips or everything or code):
@@ -217,10 +218,11 @@ def replay_quarantined(
         ids = {uuid.UUID(clip) for clip in clips or []}
     except ValueError:
         fail("a clip's id is a UUID such as `cv-platform quarantine list` shows", code=2)
-    database = database_at(str(connected_settings().postgres_url))
+    settings = connected_settings()
+    database = database_at(str(settings.postgres_url))
     if everything or code:
         ids |= {clip.clip_id for clip in quarantined(database, limit=1_000_000) if code in (None, clip.code)}
-    count = replay(database, ids)
+    count = replay_clips(database, settings, ids)
     if json:
         print_json({"replayed": count, "left": len(ids) - count})
     else:

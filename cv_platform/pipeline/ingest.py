@@ -13,13 +13,13 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from datetime import time as clock
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
 from cv_platform.governance import audit
-from cv_platform.pipeline.keys import RAW_PREFIX, upload_from
+from cv_platform.pipeline.admission import judge
+from cv_platform.pipeline.keys import RAW_PREFIX
 from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.vault import remove_plain_upload
 from cv_platform.storage.ledger.registration import (
@@ -139,7 +139,6 @@ def register_objects(platform: Platform, infos: Sequence[ObjectInfo]) -> Registe
     settings = platform.settings
     now = datetime.now(UTC)
     infos = [replace(info, key=_ledger_key(info.key)) for info in infos]
-    start = datetime.combine(settings.partitions_start, clock(), UTC)
     known = known_contents(platform.database, [info.key for info in infos])
     uploads = []
     again: list[tuple[uuid.UUID, ObjectInfo]] = []
@@ -151,17 +150,7 @@ def register_objects(platform: Platform, infos: Sequence[ObjectInfo]) -> Registe
         if seen is not None:
             again.append((seen.clip_id, info))
             continue
-        uploads.append(
-            upload_from(
-                info.key,
-                info.etag,
-                info.size_bytes,
-                start=start,
-                now=now,
-                max_clock_skew_s=settings.max_clock_skew_s,
-                max_bytes=settings.max_clip_bytes,
-            )
-        )
+        uploads.append(judge(settings, info.key, info.etag, info.size_bytes, now=now))
     _remove_sealed(platform, again)
     registered = register_uploads(platform.database, uploads)
     if registered.erased:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
@@ -13,6 +13,9 @@ from cv_platform.storage.ledger.held import is_held
 from cv_platform.storage.ledger.model import STAGES, clip_id_for, published_key_for
 from cv_platform.storage.ledger.tombstones import erased_uploads
 from cv_platform.storage.ledger.withdrawal import KEY_HELD, supersede
+
+REGISTRATION = "registration"
+"""Where a clip is quarantined that was refused before any stage saw it: it has no stages."""
 
 # Registrations wait for each other: two of one key must agree on which content came last.
 _REGISTRATION_LOCK = 3_907_114_862
@@ -109,6 +112,61 @@ def register_uploads(database: Database, uploads: Sequence[Upload]) -> Registere
             days=frozenset(days),
             erased=tuple(sorted(erased)),
         )
+
+    return database.transact(work)
+
+
+def refused_uploads(database: Database, clip_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, tuple[str, str, int]]:
+    """Key, etag and bytes of those clips that were refused at registration and whose object is still kept."""
+    with database.transaction() as connection:
+        rows = connection.execute(
+            "SELECT clip_id, upload_key, etag, size_bytes FROM cv.clips WHERE clip_id = ANY(%s)"
+            " AND state = 'quarantined' AND quarantine_stage = %s AND raw_deleted_at IS NULL",
+            [list(clip_ids), REGISTRATION],
+        ).fetchall()
+    return {clip_id: (key, etag, size_bytes) for clip_id, key, etag, size_bytes in rows}
+
+
+def admit(database: Database, uploads: Mapping[uuid.UUID, Upload]) -> int:
+    """Let clips in that were refused at registration, by id, as uploads without a problem; returns how many were.
+
+    One whose camera id belongs to another site stays refused; so does one whose interval was erased meanwhile.
+    """
+    wanted = sorted(uploads.items())
+    if not wanted:
+        return 0
+
+    def work(connection: Connection) -> int:
+        lock_registration(connection)
+        erased = erased_uploads(connection, [(u.key, u.site_id, u.camera_id, u.captured_at) for _, u in wanted])
+        owners = _owners(connection, uploads.values())
+        admitted = 0
+        days: set[date] = set()
+        for clip_id, upload in wanted:
+            if upload.key in erased or owners.get(str(upload.camera_id)) != upload.site_id:
+                continue
+            row = connection.execute(
+                "UPDATE cv.clips SET state = 'in_progress', site_id = %s, camera_id = %s, captured_at = %s,"
+                " capture_date = %s, quarantine_stage = NULL, quarantine_code = NULL, quarantine_reason = NULL,"
+                " quarantined_at = NULL WHERE clip_id = %s AND state = 'quarantined' AND quarantine_stage = %s"
+                " AND raw_deleted_at IS NULL RETURNING captured_at, capture_date",
+                [
+                    upload.site_id, upload.camera_id, upload.captured_at,
+                    upload.captured_at.date() if upload.captured_at else None, clip_id, REGISTRATION,
+                ],
+            ).fetchone()  # fmt: skip
+            if row is None:
+                continue
+            connection.execute(
+                "INSERT INTO cv.stages (clip_id, stage, site_id, camera_id, capture_date, captured_at, state)"
+                " SELECT %s, stage, %s, %s, %s, %s, CASE WHEN stage = %s THEN 'pending' ELSE 'blocked' END"
+                " FROM unnest(%s::text[]) AS stage",
+                [clip_id, upload.site_id, upload.camera_id, row[1], row[0], STAGES[0], list(STAGES)],
+            )
+            days.add(row[1])
+            admitted += 1
+        mark_dirty(connection, days)
+        return admitted
 
     return database.transact(work)
 
@@ -226,7 +284,7 @@ def _insert(connection: Connection, rows: Sequence[_NewClip]) -> None:
             for row in rows:
                 upload, (code, reason) = row.upload, row.problem or (None, None)
                 refused = row.problem is not None
-                stage = (STAGES[0] if row.waits else "registration") if refused else None
+                stage = (STAGES[0] if row.waits else REGISTRATION) if refused else None
                 day = upload.captured_at.date() if upload.captured_at else None
                 copy.write_row(
                     (

@@ -79,7 +79,8 @@ def quarantine_clip(connection: Connection, clip_id: uuid.UUID, *, stage: str, c
 def replay(database: Database, clip_ids: Iterable[uuid.UUID]) -> int:
     """Put quarantined clips back to the start of the graph; returns how many were. Others are left alone.
 
-    One that came under the key of a held clip replaces that clip when the hold has ended, and is left until then.
+    One that came under the key of a held clip replaces that clip when the hold has ended, and is left until then. One
+    that was refused at registration has no stages to go back to: `registration.admit`.
     """
     wanted = sorted(set(clip_ids))
 
