@@ -2,8 +2,8 @@
 
     python -m benchmarks.detect --model yolox_nano --clip CLIP [--mot DIR] [--model-dir DIR] [--cores 2] [--json FILE]
 
-Speed: end to end (decode every frame, letterbox, infer, decode the head, suppress; frames in the batches in which the
-graph hands them over) against the bare network on one prepared input, in turns: as many runs at once as the detector
+Speed: end to end (decode every frame, letterbox, infer, decode the head, suppress; frames handed over as the graph
+does, with `detect_each`) against the bare network on one prepared input, in turns: as many runs at once as the detector
 does, each on one thread, and one run after the other on all threads with ONNX Runtime's own settings. The share is
 that of the faster of the two.
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +37,6 @@ LEAST_SCORE = 0.01
 PUBLISHED_NMS = 0.65
 """Of YOLOX's evaluation (Ge et al. 2021: `test_conf` 0.01, `nmsthre` 0.65)."""
 IOU = 0.5
-BATCH = 8
-"""Frames a call, as the stage `detections` has them."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 def speed(detector: Detector, clip: Path, model: bytes, *, frames: int, rounds: int) -> Case:
     """Frames a second end to end, and of the network alone where the detector is one."""
     from cv_platform.vision.detectors.onnx import OnnxDetector
-    from cv_platform.vision.video.ahead import ahead
+    from cv_platform.vision.detectors.streaming import detect_each
     from cv_platform.vision.video.decode import decode_sampled
 
     def clip_frames() -> Any:
@@ -90,12 +88,12 @@ def speed(detector: Detector, clip: Path, model: bytes, *, frames: int, rounds: 
     pictures = [frame.image for frame in clip_frames()]
 
     def end_to_end() -> None:
-        for batch in batches(ahead(clip_frames())):
-            detector.detect([frame.image for frame in batch])
+        for _ in detect_each(detector, clip_frames(), lambda frame: frame.image):
+            pass
 
     def decoded_before() -> None:
-        for batch in batches(pictures):
-            detector.detect(batch)
+        for _ in detect_each(detector, pictures, lambda picture: picture):
+            pass
 
     contenders: dict[str, Callable[[], object]] = {"end to end": end_to_end, "frames decoded before": decoded_before}
     if isinstance(detector, OnnxDetector):
@@ -107,13 +105,6 @@ def speed(detector: Detector, clip: Path, model: bytes, *, frames: int, rounds: 
     if bare:
         case.facts["end to end as a share of bare inference"] = round(min(bare), 3)
     return case
-
-
-def batches(items: Iterable[Any]) -> Iterator[list[Any]]:
-    """The items, BATCH at a time."""
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, BATCH)):
-        yield batch
 
 
 def bare_runs(detector: OnnxDetector, picture: Any, model: bytes, frames: int) -> dict[str, Callable[[], object]]:
@@ -149,20 +140,20 @@ def quality(detector: Detector, clip: Path, mot: Path, *, threshold: float) -> d
     """AP50, and precision and recall at the threshold, of persons."""
     from benchmarks._mot import MotSequence
     from cv_platform.vision.classes import PERSON
-    from cv_platform.vision.video.ahead import ahead
+    from cv_platform.vision.detectors.streaming import detect_each
     from cv_platform.vision.video.decode import decode_sampled
 
     sequence = MotSequence.read(mot)
     scores: list[npt.NDArray[np.float32]] = []
     hits: list[npt.NDArray[np.bool_]] = []
     truths = 0
-    for frame in ahead(decode_sampled(clip, fps=None, long_side=None)):
+    decoded = decode_sampled(clip, fps=None, long_side=None)
+    for frame, found in detect_each(detector, decoded, lambda frame: frame.image):
         if frame.index >= len(sequence.truth):
             raise SystemExit(f"the clip has more frames than the {len(sequence.truth)} of the sequence")
         height, width = frame.image.shape[:2]
         scale = np.array([width / sequence.width, height / sequence.height] * 2)
         truth = sequence.truth[frame.index][0] * scale
-        (found,) = detector.detect([frame.image])
         found = found[found.class_ids == PERSON]
         hit = matches(found.boxes, truth)
         counts = hit | ~overlaps_any(found.boxes, sequence.ignored[frame.index] * scale)

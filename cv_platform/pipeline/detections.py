@@ -5,12 +5,11 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from threading import Event
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO
 
 from cv_platform.pipeline.cold_rows import bring_back
 from cv_platform.pipeline.outputs import upload_output
@@ -31,9 +30,6 @@ from cv_platform.storage.warehouse import DetectionRows, ensure_days, write_dete
 if TYPE_CHECKING:
     from cv_platform.vision.detections import Detections as Found
     from cv_platform.vision.detectors.base import Detector
-    from cv_platform.vision.video.shards import ShardFrame
-
-BATCH: Final = 8
 
 
 @dataclass
@@ -48,7 +44,8 @@ class Detections:
         """See `ClipStage.work`."""
         import numpy as np
 
-        from cv_platform.vision.video.shards import read_shard
+        from cv_platform.vision.detectors.streaming import detect_each
+        from cv_platform.vision.video.shards import ShardFrame, read_shard
 
         clip = claim.clip
         wanted = look_filter(platform.policy.rules_for(clip.site_id, clip.camera_id).look)
@@ -56,16 +53,18 @@ class Detections:
         size = (0, 0)
         frames: list[int] = []
         parts: list[Found] = []
-        with _shard_of(platform, claim) as shard:
-            for batch in _batches(read_shard(shard), BATCH):
+        with (
+            _shard_of(platform, claim) as shard,
+            closing(detect_each(self.detector, read_shard(shard), ShardFrame.image)) as answers,
+        ):
+            for frame, found in answers:
                 if lost.is_set():
                     raise ClaimLost
-                for frame, found in zip(batch, self.detector.detect([frame.image() for frame in batch]), strict=True):
-                    size = size if offsets_us else (frame.width, frame.height)
-                    kept = wanted(found, frame.width, frame.height)
-                    frames.extend([len(offsets_us)] * len(kept))
-                    offsets_us.append(round(frame.pts_s * 1_000_000))
-                    parts.append(_normalised(kept, frame.width, frame.height))
+                size = size if offsets_us else (frame.width, frame.height)
+                kept = wanted(found, frame.width, frame.height)
+                frames.extend([len(offsets_us)] * len(kept))
+                offsets_us.append(round(frame.pts_s * 1_000_000))
+                parts.append(_normalised(kept, frame.width, frame.height))
         stamps = np.datetime64(clip.captured_at.replace(tzinfo=None), "us") + np.array(offsets_us, "timedelta64[us]")
         index = np.array(frames, np.int32)
         rows = DetectionRows(
@@ -137,11 +136,6 @@ def _shard_of(platform: Platform, claim: Claim) -> Iterator[BinaryIO]:
             raise ClipRefused("frames_damaged", "its sampled frames are not what was written; replay it")
         file.seek(0)
         yield file
-
-
-def _batches(frames: Iterator[ShardFrame], n: int) -> Iterator[list[ShardFrame]]:
-    while batch := list(islice(frames, n)):
-        yield batch
 
 
 def _normalised(found: Found, width: int, height: int) -> Found:

@@ -1,4 +1,4 @@
-"""The protocol that every detector backend implements."""
+"""The protocol that every detector backend implements, and that of those which several threads may use."""
 
 from __future__ import annotations
 
@@ -35,3 +35,15 @@ class Detector(Protocol):
         Returns:
             One `Detections` a frame, boxes in that frame's pixels, sorted by score, highest first.
         """
+
+
+@runtime_checkable
+class ConcurrentDetector(Detector, Protocol):
+    """A detector that several threads may use at once."""
+
+    @property
+    def lanes(self) -> int:
+        """How many callers of `detect_alongside` at once keep all its cores busy."""
+
+    def detect_alongside(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
+        """As `detect`, on one core, for one of several callers at once."""

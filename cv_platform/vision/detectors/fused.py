@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cv_platform.vision.detections import Detections
-from cv_platform.vision.detectors.base import Detector
+from cv_platform.vision.detectors.base import ConcurrentDetector, Detector
 from cv_platform.vision.fusion import fuse_detections
 
 _CODE_VERSION = 1
@@ -53,7 +53,29 @@ class FusedDetector:
 
     def detect(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
         """Find objects with each; one `Detections` a frame, highest score first."""
-        found = [detector.detect(frames) for detector in self._detectors]
+        return self._joined(frames, [detector.detect(frames) for detector in self._detectors])
+
+    @property
+    def lanes(self) -> int:
+        """As many as each of them has; 1 where one of them takes a single caller."""
+        return min(detector.lanes if isinstance(detector, ConcurrentDetector) else 1 for detector in self._detectors)
+
+    def detect_alongside(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
+        """As `detect`, on one core, for one of up to `lanes` callers at once.
+
+        Raises:
+            TypeError: one of the detectors takes a single caller.
+        """
+        found = []
+        for detector in self._detectors:
+            if not isinstance(detector, ConcurrentDetector):
+                raise TypeError(f"{detector.version} takes one caller at a time; allowed is `detect`")
+            found.append(detector.detect_alongside(frames))
+        return self._joined(frames, found)
+
+    def _joined(
+        self, frames: Sequence[npt.NDArray[np.uint8]], found: Sequence[Sequence[Detections]]
+    ) -> list[Detections]:
         return [
             self._join([parts[i] for parts in found], frame.shape[0], frame.shape[1]) for i, frame in enumerate(frames)
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -122,7 +123,8 @@ class OnnxDetector:
 
     Of several frames that do not fit into one batch (an export frozen at one picture takes no more), as many go at once
     as there are threads, each run on one thread from the picture to its boxes: threads within a run wait for each other
-    many times, and all of them while pictures are prepared and boxes suppressed. One caller at a time.
+    many times, and all of them while pictures are prepared and boxes suppressed. One caller at a time, but for
+    `detect_alongside`.
 
     Args:
         model: the file's bytes.
@@ -168,7 +170,8 @@ class OnnxDetector:
         session = self._new_session(threads)
         self._lane = _Lane(session, self._architecture)
         self._pool: ThreadPoolExecutor | None = None
-        self._free_lanes: SimpleQueue[_Lane] = SimpleQueue()
+        self._lanes_opened = threading.Lock()
+        self._free_lanes: SimpleQueue[_Lane] | None = None
         # torchvision's exports take one picture without a batch axis
         self._batched = len(session.input_shape) == 4
         fixed = session.input_shape[0] if self._batched else 1
@@ -204,35 +207,43 @@ class OnnxDetector:
         """
         threshold = self._score_threshold if score_threshold is None else score_threshold
         chunks = list(self._chunks(frames))
-
-        def work(chunk: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
-            lane = self._free_lanes.get()
-            try:
-                return self._detect_in(lane, chunk, threshold)
-            finally:
-                self._free_lanes.put(lane)
-
         if len(chunks) > 1 and self.lanes > 1:
-            found = list(self._started_pool().map(work, chunks))
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.lanes, thread_name_prefix="detect")
+            found = list(self._pool.map(lambda chunk: self._detect_in_free_lane(chunk, threshold), chunks))
         else:
             found = [self._detect_in(self._lane, chunk, threshold) for chunk in chunks]
         return [one for some in found for one in some]
 
+    def detect_alongside(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
+        """As `detect`, on one core, for one of up to `lanes` callers at once; more of them wait for each other."""
+        found = [self._detect_in_free_lane(chunk, self._score_threshold) for chunk in self._chunks(frames)]
+        return [one for some in found for one in some]
+
     @property
     def lanes(self) -> int:
-        """How many batches at once `detect` works on."""
+        """How many batches at once `detect` works on, and how many callers at once `detect_alongside`."""
         return min(_MOST_LANES, self._threads or _cores())
 
     def _new_session(self, threads: int) -> OnnxSession:
         return OnnxSession(self._model, threads=threads, dynamic_inputs=self._size.long_side is not None)
 
-    def _started_pool(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            session = self._new_session(1)  # may be run from any number of threads at once
-            for _ in range(self.lanes):
-                self._free_lanes.put(_Lane(session, self._architecture))
-            self._pool = ThreadPoolExecutor(self.lanes, thread_name_prefix="detect")
-        return self._pool
+    def _opened_lanes(self) -> SimpleQueue[_Lane]:
+        with self._lanes_opened:
+            if self._free_lanes is None:
+                session = self._new_session(1)  # may be run from any number of threads at once
+                self._free_lanes = SimpleQueue()
+                for _ in range(self.lanes):
+                    self._free_lanes.put(_Lane(session, self._architecture))
+            return self._free_lanes
+
+    def _detect_in_free_lane(self, chunk: Sequence[npt.NDArray[np.uint8]], threshold: float) -> list[Detections]:
+        lanes = self._opened_lanes()
+        lane = lanes.get()
+        try:
+            return self._detect_in(lane, chunk, threshold)
+        finally:
+            lanes.put(lane)
 
     def _detect_in(self, lane: _Lane, chunk: Sequence[npt.NDArray[np.uint8]], threshold: float) -> list[Detections]:
         """One batch, from pictures to boxes."""

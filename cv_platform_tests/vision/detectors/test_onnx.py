@@ -5,12 +5,13 @@ import pytest
 
 from cv_platform.vision.classes import FACE, PERSON
 from cv_platform.vision.detections import Detections
-from cv_platform.vision.detectors.base import Detector
+from cv_platform.vision.detectors.base import ConcurrentDetector, Detector
 from cv_platform.vision.detectors.canary import EXPECTED, canary_picture, found_in_canary
 from cv_platform.vision.detectors.fused import FusedDetector
 from cv_platform.vision.detectors.hog import HogPeopleDetector
 from cv_platform.vision.detectors.onnx import InputSize, OnnxDetector, OnnxSession
 from cv_platform.vision.detectors.onnx_graph import optimisable
+from cv_platform.vision.detectors.streaming import detect_each
 from cv_platform.vision.models import ModelRegistry
 from cv_platform_tests.vision.detectors.tiny_onnx import scaling_model
 
@@ -100,6 +101,16 @@ def test_frames_that_go_at_once_come_back_in_their_order(registry) -> None:
     assert len({one.boxes.tobytes() for one in expected}) > 1
     for _ in range(2):
         assert at_once.detect(frames) == expected
+
+
+def test_frames_that_several_threads_bring_are_answered_as_in_one_call(registry) -> None:
+    picture = canary_picture()
+    frames = [np.roll(picture, 16 * k, axis=1) for k in range(9)]
+    detector = real(registry, "yolox_nano", threads=3)
+    assert isinstance(detector, ConcurrentDetector)
+    found = [answer for _, answer in detect_each(detector, frames, lambda frame: frame)]
+    assert len({one.boxes.tobytes() for one in found}) > 1
+    assert found == detector.detect(frames)
 
 
 def test_a_bad_frame_among_many_fails_the_call_and_not_the_detector(registry) -> None:
