@@ -14,13 +14,15 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from psycopg.errors import LockNotAvailable
 
@@ -29,9 +31,9 @@ from cv_platform.governance.audit import append
 from cv_platform.pipeline.cold_rows import BroughtBack, local_copy, rewrite_withdrawn
 from cv_platform.pipeline.cold_rows import expire_cold as expire_cold
 from cv_platform.pipeline.platform import Platform
-from cv_platform.storage.cold.checksums import Checksum, of_table
+from cv_platform.storage.cold.checksums import Checksum, Survey, of_table, survey_table
 from cv_platform.storage.cold.parquet import checksum_of, write_file
-from cv_platform.storage.cold.reading import key_length, read_rows
+from cv_platform.storage.cold.reading import read_rows
 from cv_platform.storage.ledger.claims import lease_kept
 from cv_platform.storage.ledger.cold_days import (
     ColdFile,
@@ -192,13 +194,12 @@ def _export(platform: Platform, claim: DayClaim, due: list[str]) -> None:
     # What was exported of a camera that is not due any more, or of rows that are not there, counts for nothing.
     for kind in kinds:
         with database.transaction() as connection:
-            sums = of_table(connection, kind, partition(kind, day))
-            longest = key_length(connection, partition(kind, day)) if kind == "detections" and sums else None
-        wanted = {camera: total for camera, total in sums.items() if camera in due}
+            surveys = survey_table(connection, kind, partition(kind, day))
+        wanted = {camera: survey for camera, survey in surveys.items() if camera in due}
         stale = [
             file.file_id
             for (of_kind, camera), file in done.items()
-            if of_kind == kind and wanted.get(camera) != file.expected
+            if of_kind == kind and (camera not in wanted or wanted[camera].checksum != file.expected)
         ]
         with database.transaction() as connection:
             discard_exported(connection, day, stale)
@@ -206,53 +207,62 @@ def _export(platform: Platform, claim: DayClaim, due: list[str]) -> None:
             camera for camera in wanted if (kind, camera) not in done or done[kind, camera].file_id in stale
         )
         with (
-            closing(_ahead(_rows_of(platform, kind, day, missing, longest))) as rows,
+            closing(_ahead(_rows_of(platform, kind, day, {camera: wanted[camera] for camera in missing}))) as rows,
             platform.scratch() as folder,
+            _Behind() as behind,
         ):
             for camera in missing:
+                path = folder / f"{uuid.uuid4()}.parquet"
+                write_file(path, kind, takewhile(lambda batch: batch is not None, rows))
                 later = tuple(told.get(camera, ())) if kind == "events" else ()
-                _write_camera(platform, claim, kind, camera, wanted[camera], later, rows, folder)
+                behind.do(partial(_store, platform, claim, kind, camera, wanted[camera].checksum, later, path))
 
 
-def _rows_of(
-    platform: Platform, kind: str, day: date, cameras: list[str], longest: int | None
-) -> Iterator[pa.RecordBatch | None]:
+def _rows_of(platform: Platform, kind: str, day: date, cameras: dict[str, Survey]) -> Iterator[pa.RecordBatch | None]:
     """Each camera's batches, None behind each camera's last."""
-    for camera in cameras:
-        with platform.database.transaction() as connection:
-            yield from read_rows(connection, kind, partition(kind, day), camera, longest_key=longest)
+    table = partition(kind, day)
+    for camera, survey in cameras.items():
+        try:
+            with platform.database.transaction() as connection:
+                yield from read_rows(connection, kind, table, camera, key_lengths=survey.key_lengths)
+        except ValueError:
+            _require_unchanged(platform, kind, day, camera, survey.checksum)
+            raise
         yield None
 
 
-def _write_camera(
+def _require_unchanged(platform: Platform, kind: str, day: date, camera_id: str, expected: Checksum) -> None:
+    """Raises StaleClaim where the table does not hold what it held when the export began."""
+    with platform.database.transaction() as connection:
+        still = of_table(connection, kind, partition(kind, day), camera_id=camera_id)
+    if still.get(camera_id, Checksum()) != expected:
+        raise StaleClaim("warm_to_cold: the day changed while it was exported")
+
+
+def _store(
     platform: Platform,
     claim: DayClaim,
     kind: str,
     camera_id: str,
     expected: Checksum,
     later: tuple[str, ...],
-    rows: Iterator[pa.RecordBatch | None],
-    folder: Path,
+    path: Path,
 ) -> None:
+    """Upload a camera's file, read it again, compare, and note it."""
     database = platform.database
     file_id = uuid.uuid4()
     key = f"warehouse/{kind}/{file_id}.parquet"  # names neither camera nor day
-    path = folder / "rows.parquet"
-    write_file(path, kind, takewhile(lambda batch: batch is not None, rows))
     note_object(database, "cold", key)
     faults.point("warm_to_cold.before_upload")
     size_bytes = platform.cold.put_file(key, path).size_bytes
     path.unlink()
     faults.point("warm_to_cold.uploaded")
-    stored = local_copy(platform, key, folder)
+    stored = local_copy(platform, key, path.parent)
     found = checksum_of(stored, kind, camera_id)
     if platform.cold.folder is None:
         stored.unlink()
     if found != expected:
-        with database.transaction() as connection:
-            still = of_table(connection, kind, partition(kind, claim.day), camera_id=camera_id)
-        if still.get(camera_id, Checksum()) != expected:
-            raise StaleClaim("warm_to_cold: the day changed while it was exported")
+        _require_unchanged(platform, kind, claim.day, camera_id, expected)
         raise ExportFailed(
             f"{claim.day}: a file of {kind} reads back with {found.rows} rows, the table has {expected.rows}, or their"
             " checksums differ; the rows stay in PostgreSQL"
@@ -286,6 +296,37 @@ def _switch(platform: Platform, claim: DayClaim, report: Moved) -> None:
         report.size_bytes += sum(file.size_bytes for file in files)
         return
     report.busy.append(day)
+
+
+class _Behind:
+    """Does one thing after the other in a thread: while a file is stored and read again, the next is written.
+
+    Used as a context: at its end all is done, and what one of them raised is raised.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "behind")
+        self._last: Future[None] | None = None
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Begin, behind the one before; waits for that one, so that no more than two files lie in the work root."""
+        self._wait()
+        self._last = self._pool.submit(work)
+
+    def _wait(self) -> None:
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        try:
+            if failed is None:
+                self._wait()
+        finally:
+            self._pool.shutdown(wait=True)
 
 
 def _ahead(items: Iterator[Any], depth: int = 3) -> Generator[Any, None, None]:

@@ -48,8 +48,20 @@ class Checksum:
         return Checksum(self.rows + other.rows, self.value ^ other.value)
 
 
-def of_table(connection: Connection, kind: str, table: str, *, camera_id: str | None = None) -> dict[str, Checksum]:
-    """The checksum of each camera's rows in a table, by one pass of PostgreSQL over it.
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over a camera's rows tells.
+
+    Attributes:
+        key_lengths: bytes of the shortest and of the longest clip_s3_key.
+    """
+
+    checksum: Checksum
+    key_lengths: tuple[int, int]
+
+
+def survey_table(connection: Connection, kind: str, table: str, *, camera_id: str | None = None) -> dict[str, Survey]:
+    """What is to be known of each camera's rows in a table before they are read, by one pass of PostgreSQL over it.
 
     Args:
         table: name in SQL, such as `warehouse.detections_20260301`.
@@ -57,11 +69,18 @@ def of_table(connection: Connection, kind: str, table: str, *, camera_id: str | 
     """
     connection.execute("SET LOCAL timezone = 'UTC'")  # the hash of a time is that of its UTC reading
     rows = connection.execute(
-        f"SELECT camera_id, count(*), bit_xor({_sql_hash(kind)}) FROM {table}"
+        f"SELECT camera_id, count(*), bit_xor({_sql_hash(kind)}), min(octet_length(clip_s3_key)),"
+        f" max(octet_length(clip_s3_key)) FROM {table}"
         " WHERE (%(camera)s::text IS NULL OR camera_id = %(camera)s) GROUP BY camera_id",
         {"camera": camera_id},
     ).fetchall()
-    return {camera: Checksum(count, value) for camera, count, value in rows}
+    return {camera: Survey(Checksum(count, value), (low, high)) for camera, count, value, low, high in rows}
+
+
+def of_table(connection: Connection, kind: str, table: str, *, camera_id: str | None = None) -> dict[str, Checksum]:
+    """The checksum of each camera's rows in a table; see `survey_table`."""
+    found = survey_table(connection, kind, table, camera_id=camera_id)
+    return {camera: survey.checksum for camera, survey in found.items()}
 
 
 def of_batch(kind: str, camera_id: str, batch: pa.RecordBatch) -> Checksum:

@@ -47,14 +47,14 @@ def read_rows(
     *,
     start: datetime | None = None,
     end: datetime | None = None,
-    longest_key: int | None = None,
+    key_lengths: tuple[int, int] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """A camera's rows in order of time, then id.
 
     Args:
         table: name in SQL.
         start, end: bounds of "timestamp"; `end` is exclusive.
-        longest_key: characters of the longest clip_s3_key, where the caller knows it.
+        key_lengths: bytes of the shortest and of the longest clip_s3_key, where the caller knows them.
 
     Raises:
         ValueError: a row that no file can hold as it is, such as a bbox of other than four numbers.
@@ -66,66 +66,79 @@ def read_rows(
         where += ' AND t."timestamp" < %(end)s'
     values = {"camera": camera_id, "start": start, "end": end}
     if kind == "detections":
-        yield from _detections(connection, table, camera_id, where, values, longest_key)
+        yield from _detections(connection, table, camera_id, where, values, key_lengths)
     else:
         yield from _few(connection, kind, table, where, values)
 
 
-def key_length(connection: Connection, table: str, values: dict[str, Any] | None = None) -> int:
-    """Characters of the longest clip_s3_key in a table; 0 where it is empty."""
-    row = connection.execute(f"SELECT coalesce(max(length(clip_s3_key)), 0) FROM {table}", values).fetchone()
-    return 0 if row is None else int(row[0])
-
-
 def _detections(
-    connection: Connection, table: str, camera_id: str, where: str, values: dict[str, Any], longest: int | None
+    connection: Connection,
+    table: str,
+    camera_id: str,
+    where: str,
+    values: dict[str, Any],
+    lengths: tuple[int, int] | None,
 ) -> Iterator[pa.RecordBatch]:
-    if longest is None:
-        longest = key_length(connection, f"{table} t WHERE {where}", values)
-    if longest == 0:
-        return
+    if lengths is None:
+        row = connection.execute(
+            f"SELECT min(octet_length(clip_s3_key)), max(octet_length(clip_s3_key)) FROM {table} t WHERE {where}",
+            values,
+        ).fetchone()
+        if row is None or row[0] is None:
+            return
+        lengths = (row[0], row[1])
+    shortest, longest = lengths
+    # Padding is a function's call a row; keys that the platform makes are of one length.
+    key = "t.clip_s3_key" if shortest == longest else f"rpad(t.clip_s3_key, {longest}, chr({_PAD[0]}))"
     query = (
         'SELECT t.id, t."timestamp", t.class_id, t.confidence, t.bbox, coalesce(t.track_id, 0), t.track_id IS NOT NULL,'
-        f' rpad(t.clip_s3_key, {longest}, chr({_PAD[0]})) FROM {table} t WHERE {where} ORDER BY t."timestamp", t.id'
+        f' {key} FROM {table} t WHERE {where} ORDER BY t."timestamp", t.id'
     )
     layout = np.dtype([*_TUPLE, ("clip_length", ">i4"), ("clip", f"V{longest}")])
     with connection.cursor() as cursor, cursor.copy(f"COPY ({query}) TO STDOUT (FORMAT binary)", values):
-        for block in _blocks(connection):
+        for block in _blocks(connection, layout.itemsize):
             yield _batch(block, layout, camera_id)
 
 
-def _blocks(connection: Connection) -> Iterator[bytes]:
-    """The stream's tuples, many at once. By libpq itself: psycopg's own reader waits for each tuple by itself."""
+def _blocks(connection: Connection, width: int) -> Iterator[memoryview]:
+    """The stream's tuples, each of `width` bytes, many at once.
+
+    By libpq itself, since psycopg's own reader waits for each tuple by itself; and copied to their place at once, since
+    a list of millions of small views costs more than all that is done with them.
+
+    Raises:
+        ValueError: a tuple of another length.
+    """
     from psycopg import errors, pq
 
     get = connection.pgconn.get_copy_data
-    rows: list[Any] = []
-    first = True
+    block, at, first = bytearray(BATCH_ROWS * width), 0, True
     while True:
         size, data = get(0)
         if size < 0:
             break
         if first:
             data, first = memoryview(data)[len(HEADER) :], False
-        if len(data) == len(TRAILER):
-            continue
-        rows.append(data)
-        if len(rows) == BATCH_ROWS:
-            yield b"".join(rows)
-            rows = []
+        if len(data) != width:
+            if len(data) == len(TRAILER):
+                continue
+            raise ValueError(_NO_FILE)
+        block[at : at + width] = data
+        at += width
+        if at == len(block):
+            yield memoryview(block)
+            block, at = bytearray(BATCH_ROWS * width), 0
     while (result := connection.pgconn.get_result()) is not None:
         if result.status != pq.ExecStatus.COMMAND_OK:
             raise errors.OperationalError("PostgreSQL broke off while rows were read; try again")
-    if rows:
-        yield b"".join(rows)
+    if at:
+        yield memoryview(block)[:at]
 
 
-def _batch(block: bytes, layout: np.dtype[Any], camera_id: str) -> pa.RecordBatch:
+def _batch(block: memoryview, layout: np.dtype[Any], camera_id: str) -> pa.RecordBatch:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if len(block) % layout.itemsize:
-        raise ValueError(_NO_FILE)
     rows = np.frombuffer(block, layout)
     n = len(rows)
     if any((rows[name] != value).any() for name, value in _AS_WRITTEN.items()):
