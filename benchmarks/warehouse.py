@@ -9,7 +9,9 @@ Each also takes --rounds, --cores, --json FILE and --folder FOLDER (where the se
 Everything runs on a durable PostgreSQL of its own with the embedded stack's settings (128 MB of shared buffers).
 
 write    a clip's detections by binary COPY, by COPY row by row, by executemany; rolled back each time, so that the
-         table stays as it is. Bars: 2x and 10x.
+         table stays as it is. Bars: 2x and 10x. psycopg 3 sends executemany's statements in a pipeline, psycopg 2, which
+         most tools of today use, waits for each: both are told. So are the floors: COPY of bytes that are ready-made,
+         into the table with its three indexes, and into one without any.
 export   one day from claim to dropped partitions, each file read back and compared; in a process of its own whose peak
          memory is told, beside a writer and a reader of today's rows whose longest waits are told, with and without the
          export. The baseline takes one camera's rows out by fetching and to a file by rows. Bars: 200,000 rows/s,
@@ -33,17 +35,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg2
 
 from benchmarks._timing import Case, Timing, arguments, compare, pin_cores, report
 from benchmarks.lifecycle._postgres import fresh_database
 from cv_platform.pipeline.platform import open_platform
 from cv_platform.settings import Settings
+from cv_platform.storage.binary_copy import blocks, float4, float4_arrays, int2, text, timestamps, uuids
 from cv_platform.storage.database import Connection, Database
 from cv_platform.storage.ledger.days import midnight
 from cv_platform.storage.warehouse import DetectionRows, ensure_days, write_detections
 
 DAY = date(2026, 3, 1)
 COLUMNS = '(id, camera_id, "timestamp", class_id, confidence, bbox, clip_s3_key)'
+OLDER = "executemany of psycopg 2"
 
 
 def main() -> None:
@@ -64,7 +69,12 @@ def main() -> None:
             setattr(options, name, value)
     with fresh_database(options.folder) as database:
         cases = part(database, options)
-    report(f"warehouse: {options.part}", cases, packages=("psycopg", "pyarrow", "duckdb"), json_path=options.json)
+    report(
+        f"warehouse: {options.part}",
+        cases,
+        packages=("psycopg", "psycopg2-binary", "pyarrow", "duckdb"),
+        json_path=options.json,
+    )
 
 
 def write(database: Database, options: Namespace) -> list[Case]:
@@ -99,13 +109,43 @@ def write(database: Database, options: Namespace) -> list[Case]:
                 f"INSERT INTO warehouse.detections {COLUMNS} VALUES (%s, %s, %s, %s, %s, %s, %s)", tuples
             )
 
+    columns = (uuids(rows.ids), text("cam"), timestamps(rows.timestamps), int2(rows.class_ids))
+    columns += (float4(rows.confidences), float4_arrays(rows.boxes), text(key))
+    ready = b"".join(blocks(len(rows), columns))
+
+    def bytes_into(table: str) -> Callable[[Connection], None]:
+        def run(connection: Connection) -> None:
+            with connection.cursor() as cursor, cursor.copy(f"COPY {table} {COLUMNS} FROM STDIN (FORMAT binary)") as to:
+                to.write(ready)
+
+        return run
+
+    older = psycopg2.connect(database.url)
+    older_tuples = [(str(row[0]), *row[1:]) for row in tuples]
+
+    def one_at_a_time() -> None:
+        with older.cursor() as cursor:
+            cursor.executemany(
+                f"INSERT INTO warehouse.detections {COLUMNS} VALUES (%s, %s, %s, %s, %s, %s, %s)", older_tuples
+            )
+        older.rollback()
+
+    with database.transaction() as connection:
+        connection.execute("CREATE TABLE public.bare (LIKE warehouse.detections)")
     contenders = {
         "binary COPY": rolled_back(lambda connection: write_detections(connection, "cam", key, rows)),
         "COPY row by row": rolled_back(by_row),
         "executemany": rolled_back(many),
+        OLDER: one_at_a_time,
+        "ready-made bytes": rolled_back(bytes_into("warehouse.detections")),
+        "ready-made bytes, no index": rolled_back(bytes_into("public.bare")),
     }
     case = compare("bulk write", contenders, rounds=options.rounds, warmup=1, units=options.rows)
-    case.facts["bars"] = f"2x: {case.ratio('COPY row by row'):.1f}x, 10x: {case.ratio('executemany'):.1f}x"
+    older.close()
+    case.facts["bars"] = (
+        f"2x: {case.ratio('COPY row by row'):.1f}x, 10x: {case.ratio('executemany'):.1f}x,"
+        f" psycopg 2's: {case.ratio(OLDER):.1f}x"
+    )
     return [case]
 
 
@@ -247,7 +287,7 @@ def page(database: Database, options: Namespace) -> list[Case]:
     per_clip = max(1, options.rows // (options.days * options.cameras * 4))
     started = time.perf_counter()
     for n in range(options.days):
-        fill_day(database, DAY + timedelta(days=n), options.cameras, clips=4, rows=per_clip)
+        load_day(database, DAY + timedelta(days=n), options.cameras, clips=4, rows=per_clip)
     rows = per_clip * options.days * options.cameras * 4
     filled_s = time.perf_counter() - started
     with database.transaction() as connection:
@@ -359,6 +399,34 @@ def fill_day(database: Database, day: date, cameras: int, *, clips: int, rows: i
             [names],
         )
         connection.execute("INSERT INTO cv.mart_days (day, dirty_seq, built_seq) VALUES (%s, 1, 1)", [day])
+
+
+def load_day(database: Database, day: date, cameras: int, *, clips: int, rows: int) -> None:
+    """The same rows as `fill_day`'s, loaded before the indexes are made: minutes, not an hour, for many days.
+
+    Loaded in the order in which clips are committed, so that the heap is the pipeline's; attached as `ensure_day` does.
+    """
+    table = f"warehouse.detections_{day:%Y%m%d}"
+    rng = np.random.default_rng(day.toordinal())
+    span_us = 86_400_000_000 // clips
+    with database.transaction() as connection:
+        connection.execute("SET LOCAL maintenance_work_mem = '256MB'")
+        connection.execute("SET LOCAL synchronous_commit = off")
+        connection.execute(
+            f"CREATE TABLE {table} (LIKE warehouse.detections INCLUDING ALL EXCLUDING INDEXES EXCLUDING COMMENTS)"
+        )
+        for number in range(clips):
+            for camera in range(cameras):
+                found = some_rows(rng, day, rows, first_us=number * span_us, span_us=span_us)
+                key = f"blurred/{number:02x}/{uuid.UUID(int=number * cameras + camera)}.mp4"
+                write_detections(connection, f"cam{camera:02}", key, found)
+        connection.execute(f'ALTER TABLE {table} ADD PRIMARY KEY (id, "timestamp")')
+        connection.execute(f'CREATE INDEX ON {table} (camera_id, "timestamp" DESC)')
+        connection.execute(f'CREATE INDEX ON {table} (class_id, "timestamp" DESC)')
+        connection.execute(
+            f"ALTER TABLE warehouse.detections ATTACH PARTITION {table}"
+            f" FOR VALUES FROM ('{day} 00:00+00') TO ('{day + timedelta(days=1)} 00:00+00')"
+        )
 
 
 def some_rows(
