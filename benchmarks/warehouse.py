@@ -9,9 +9,9 @@ Each also takes --rounds, --cores, --json FILE and --folder FOLDER (where the se
 Everything runs on a durable PostgreSQL of its own with the embedded stack's settings (128 MB of shared buffers).
 
 write    a clip's detections by binary COPY, by COPY row by row, by executemany; rolled back each time, so that the
-         table stays as it is. Bars: 2x and 10x. psycopg 3 sends executemany's statements in a pipeline, psycopg 2, which
-         most tools of today use, waits for each: both are told. So are the floors: COPY of bytes that are ready-made,
-         into the table with its three indexes, and into one without any.
+         table stays as it is. Bars: 2x and 10x. psycopg 3 sends executemany's statements in a pipeline; psycopg 2,
+         which most tools of today use, waits for each: both are told. So are the floors: COPY of bytes that are
+         ready-made, into the table with its three indexes, and into one without any.
 export   one day from claim to dropped partitions, each file read back and compared; in a process of its own whose peak
          memory is told, beside a writer and a reader of today's rows whose longest waits are told, with and without the
          export. The baseline takes one camera's rows out by fetching and to a file by rows. Bars: 200,000 rows/s,
@@ -35,13 +35,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psycopg2
+import psycopg2  # type: ignore[import-untyped]
 
 from benchmarks._timing import Case, Timing, arguments, compare, pin_cores, report
 from benchmarks.lifecycle._postgres import fresh_database
 from cv_platform.pipeline.platform import open_platform
 from cv_platform.settings import Settings
-from cv_platform.storage.binary_copy import blocks, float4, float4_arrays, int2, text, timestamps, uuids
+from cv_platform.storage.binary_copy import Column, blocks, float4, float4_arrays, int2, text, timestamps, uuids
 from cv_platform.storage.database import Connection, Database
 from cv_platform.storage.ledger.days import midnight
 from cv_platform.storage.warehouse import DetectionRows, ensure_days, write_detections
@@ -82,7 +82,7 @@ def write(database: Database, options: Namespace) -> list[Case]:
     ensure_days(database, [DAY])
     rng = np.random.default_rng(0)
     rows, key = some_rows(rng, DAY, options.rows), "blurred/00/x.mp4"
-    ids = [uuid.UUID(bytes=bytes(row)) for row in rows.ids]
+    ids = [uuid.UUID(bytes=np.asarray(row).tobytes()) for row in rows.ids]
     stamps = [each.replace(tzinfo=UTC) for each in rows.timestamps.tolist()]
     boxes, classes, scores = rows.boxes.tolist(), rows.class_ids.tolist(), rows.confidences.tolist()
     tuples = [
@@ -109,16 +109,10 @@ def write(database: Database, options: Namespace) -> list[Case]:
                 f"INSERT INTO warehouse.detections {COLUMNS} VALUES (%s, %s, %s, %s, %s, %s, %s)", tuples
             )
 
-    columns = (uuids(rows.ids), text("cam"), timestamps(rows.timestamps), int2(rows.class_ids))
-    columns += (float4(rows.confidences), float4_arrays(rows.boxes), text(key))
-    ready = b"".join(blocks(len(rows), columns))
+    ready = on_the_wire("cam", key, rows)
 
     def bytes_into(table: str) -> Callable[[Connection], None]:
-        def run(connection: Connection) -> None:
-            with connection.cursor() as cursor, cursor.copy(f"COPY {table} {COLUMNS} FROM STDIN (FORMAT binary)") as to:
-                to.write(ready)
-
-        return run
+        return lambda connection: copy_bytes(connection, table, ready)
 
     older = psycopg2.connect(database.url)
     older_tuples = [(str(row[0]), *row[1:]) for row in tuples]
@@ -149,12 +143,26 @@ def write(database: Database, options: Namespace) -> list[Case]:
     return [case]
 
 
+def on_the_wire(camera_id: str, key: str, rows: DetectionRows) -> bytes:
+    """What `write_detections` sends."""
+    columns: list[Column] = [uuids(rows.ids), text(camera_id), timestamps(rows.timestamps), int2(rows.class_ids)]
+    columns += [float4(rows.confidences), float4_arrays(rows.boxes), text(key)]
+    return b"".join(blocks(len(rows), columns))
+
+
+def copy_bytes(connection: Connection, table: str, ready: bytes) -> None:
+    """COPY of bytes that are ready-made."""
+    with connection.cursor() as cursor, cursor.copy(f"COPY {table} {COLUMNS} FROM STDIN (FORMAT binary)") as copy:
+        copy.write(ready)
+
+
 def export(database: Database, options: Namespace) -> list[Case]:
     """A whole day to Parquet."""
     per_clip = options.rows // (options.cameras * 144)
-    fill_day(database, DAY, options.cameras, clips=144, rows=per_clip)
+    load_day(database, DAY, options.cameras, clips=144, rows=per_clip)
+    know_day(database, DAY, options.cameras)
     today = datetime.now(UTC).date()
-    ensure_days(database, [today])
+    ensure_days(database, [DAY, today])
     rows = per_clip * options.cameras * 144
     with tempfile.TemporaryDirectory(prefix="cvp-bench-", dir=options.folder) as folder:
         settings = Settings(state_dir=Path(folder), postgres_url=database.url)
@@ -391,6 +399,11 @@ def fill_day(database: Database, day: date, cameras: int, *, clips: int, rows: i
                 found = some_rows(rng, day, rows, first_us=number * span_us, span_us=span_us)
                 key = f"blurred/{number:02x}/{uuid.UUID(int=number * cameras + camera)}.mp4"
                 write_detections(connection, f"cam{camera:02}", key, found)
+    know_day(database, day, cameras)
+
+
+def know_day(database: Database, day: date, cameras: int) -> None:
+    """What the ledger would know of the day."""
     with database.transaction() as connection:
         connection.execute("INSERT INTO cv.sites (site_id) VALUES ('bench') ON CONFLICT DO NOTHING")
         names = [f"cam{camera:02}" for camera in range(cameras)]
@@ -419,7 +432,7 @@ def load_day(database: Database, day: date, cameras: int, *, clips: int, rows: i
             for camera in range(cameras):
                 found = some_rows(rng, day, rows, first_us=number * span_us, span_us=span_us)
                 key = f"blurred/{number:02x}/{uuid.UUID(int=number * cameras + camera)}.mp4"
-                write_detections(connection, f"cam{camera:02}", key, found)
+                copy_bytes(connection, table, on_the_wire(f"cam{camera:02}", key, found))
         connection.execute(f'ALTER TABLE {table} ADD PRIMARY KEY (id, "timestamp")')
         connection.execute(f'CREATE INDEX ON {table} (camera_id, "timestamp" DESC)')
         connection.execute(f'CREATE INDEX ON {table} (class_id, "timestamp" DESC)')
