@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import threading
 import time
 import uuid
@@ -26,6 +27,7 @@ from cv_platform.storage.ledger.queries import balance
 from cv_platform.storage.ledger.tiers import EVERYWHERE, lock_older
 from cv_platform.storage.ledger.versions import adopt_versions
 from cv_platform_tests.governance.cheap_stages import SPOILT, run_cheap
+from cv_platform_tests.pipeline import workers
 from cv_platform_tests.pipeline.world import VERSIONS, World, short_clip
 
 KEPT = "defaults: {keep: {cold: 100y}}"  # footage of the tests is of 2026, whatever the year is now
@@ -373,16 +375,19 @@ def fault_points() -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_crash_at_every_point_converges(make_world: Callable[..., World], tmp_path: Path) -> None:
+def test_killed_at_every_point_it_converges(make_world: Callable[..., World], tmp_path: Path) -> None:
     policy = "defaults: {keep: {raw: 1h, frames: 1h, cold: 100y}}\nquota: {cold: 1}"
-    undisturbed, crashed = (with_policy(processed(make_world(), tmp_path, "cam1", "cam2"), policy) for _ in range(2))
+    file = tmp_path / "policy.yaml"  # the processes that are killed read it too
+    file.write_text(policy)
+    undisturbed, crashed = (
+        with_policy(processed(make_world(policy_file=file), tmp_path, "cam1", "cam2"), policy) for _ in range(2)
+    )
     for world in (undisturbed, crashed):
         place_hold(world.database, HoldScope(camera_id="cam2"), reason="case 1", by="officer")
         age(world, 5)
     expire(undisturbed.platform)
     for point in fault_points():
-        with faults.plan(**{point.replace(".", "__"): "raise"}), pytest.raises(faults.InjectedFault):
-            expire(crashed.platform)
+        assert workers.ended(workers.start_expiry(crashed.settings, plan={point: "kill"})) == -signal.SIGKILL, point
         crashed.execute("UPDATE cv.garbage SET not_before = now() - interval '1 s'")
     expire(crashed.platform)
     for world in (undisturbed, crashed):

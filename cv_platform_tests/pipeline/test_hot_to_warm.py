@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,6 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cv_platform import faults
 from cv_platform.pipeline import hot_to_warm
 from cv_platform.pipeline.hot_to_warm import drain
 from cv_platform.storage.hot import HotStore
@@ -28,6 +28,7 @@ from cv_platform.storage.hot_stream import (
     Malformed,
     decode,
 )
+from cv_platform_tests.pipeline import workers
 from cv_platform_tests.pipeline.world import World, with_settings
 
 NOW = datetime.now(UTC).replace(microsecond=123456)
@@ -172,7 +173,8 @@ def fault_points() -> list[str]:
     return sorted(set(re.findall(r'faults\.point\("(drain\.[a-z_]+)"\)', Path(hot_to_warm.__file__).read_text())))
 
 
-def test_a_crash_at_every_point_loses_and_doubles_nothing(
+@pytest.mark.slow
+def test_killed_at_every_point_it_loses_and_doubles_nothing(
     world: World, stream: LiveStream, client: redis.Redis
 ) -> None:
     points = fault_points()
@@ -182,8 +184,7 @@ def test_a_crash_at_every_point_loses_and_doubles_nothing(
         sent.append(frame(n))
         stream.append(sent[-1])
         client.xadd(LIVE_STREAM, {"frame": "broken"})
-        with faults.plan(**{point.replace(".", "__"): "raise"}), pytest.raises(faults.InjectedFault):
-            drain(world.platform, dead_after_s=0.0)
+        assert workers.ended(workers.start_drain(world.settings, plan={point: "kill"})) == -signal.SIGKILL, point
     drain(world.platform, dead_after_s=0.0)
     assert [row[0] for row in rows(world)] == sorted(wanted(*sent))
     assert client.xlen(LIVE_STREAM) == 0

@@ -7,11 +7,14 @@ import os
 import signal
 import time
 import uuid
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from cv_platform import faults
 from cv_platform.pipeline import erasure
+from cv_platform.pipeline.expiry import expire
+from cv_platform.pipeline.hot_to_warm import drain
 from cv_platform.pipeline.publishing import publish_due
 from cv_platform.settings import Settings
 from cv_platform.storage.ledger.model import Scope
@@ -56,6 +59,24 @@ def start_erasure(settings: Settings, request_id: uuid.UUID, *, plan: dict[str, 
     return worker
 
 
+def start_drain(settings: Settings, *, plan: dict[str, str]) -> ForkServerProcess:
+    """Start a drain of the live stream that takes over at once what others have read, with a plan of faults."""
+    return _start(_drain, settings, plan)
+
+
+def start_expiry(settings: Settings, *, plan: dict[str, str]) -> ForkServerProcess:
+    """Start an expiry, with a plan of faults."""
+    return _start(_expire, settings, plan)
+
+
+def _start(
+    work: Callable[[Settings, dict[str, str]], None], settings: Settings, plan: dict[str, str]
+) -> ForkServerProcess:
+    worker = context().Process(target=work, args=(settings, plan), daemon=True)
+    worker.start()
+    return worker
+
+
 def ended(worker: ForkServerProcess, *, within_s: float = 60.0) -> int | None:
     """The worker's exit code; negative the signal that ended it."""
     worker.join(within_s)
@@ -96,3 +117,13 @@ def _work(settings: Settings, stages: tuple[str, ...], plan: dict[str, str], ver
 def _erase(settings: Settings, request_id: uuid.UUID, plan: dict[str, str]) -> None:
     with faults.plan(**{name.replace(".", "__"): action for name, action in plan.items()}):
         erasure.execute(World.at(settings).platform, request_id, actor="job")
+
+
+def _drain(settings: Settings, plan: dict[str, str]) -> None:
+    with faults.plan(**{name.replace(".", "__"): action for name, action in plan.items()}):
+        drain(World.at(settings).platform, dead_after_s=0.0)
+
+
+def _expire(settings: Settings, plan: dict[str, str]) -> None:
+    with faults.plan(**{name.replace(".", "__"): action for name, action in plan.items()}):
+        expire(World.at(settings).platform)
