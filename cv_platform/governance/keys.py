@@ -273,6 +273,18 @@ def scrub_destroyed_keys(database: Database, *, full: bool, actor: str) -> Scrub
     return done
 
 
+def keys_to_scrub(database: Database) -> bool:
+    """Whether a key was destroyed or replaced since the table of keys was last written anew."""
+    with database.transaction() as connection:
+        found = connection.execute(
+            "WITH last AS (SELECT coalesce(max(at), '-infinity') AS at FROM cv.audit_log"
+            " WHERE action = 'keys.scrubbed' AND (details ->> 'rewritten')::boolean)"
+            " SELECT EXISTS (SELECT FROM cv.clip_keys k, last WHERE k.destroyed_at > last.at)"
+            " OR EXISTS (SELECT FROM cv.audit_log a, last WHERE a.action = 'keys.rotated' AND a.at > last.at)"
+        ).fetchone()
+    return bool(found and found[0])
+
+
 def _permitted(connection: psycopg.Connection[Any], statement: str) -> bool:
     try:
         connection.execute(statement)

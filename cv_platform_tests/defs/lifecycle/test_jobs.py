@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 from cv_platform.defs.lifecycle.expire import expire
 from cv_platform.defs.lifecycle.hot_to_warm import hot_to_warm, hot_to_warm_minutely
 from cv_platform.defs.lifecycle.reconcile import reconcile
+from cv_platform.defs.lifecycle.scrub import scrub_keys, scrub_keys_weekly
 from cv_platform.governance.holds import HoldScope, place_hold
 from cv_platform.pipeline.keys import upload_key
 from cv_platform.resources.platform import PlatformResource
 from cv_platform.settings import Settings
 from cv_platform.storage.database import Database
 from cv_platform.storage.hot_stream import LiveDetection, LiveFrame, LiveStream
+from cv_platform.storage.ledger.clip_keys import destroy_keys
 from cv_platform.storage.ledger.registration import Upload, register_uploads
 from cv_platform_tests.defs.conftest import noon
 
@@ -77,7 +80,28 @@ def test_expire_and_reconcile_count_and_a_quota_that_only_holds_fill_fails(
     assert key not in found
 
 
-@pytest.mark.parametrize("job", [expire, reconcile, hot_to_warm])
+def test_the_table_of_keys_is_written_anew_where_a_key_was_destroyed_since(
+    light: Settings, ledger: Database, instance: dg.DagsterInstance, add_clip: Callable[..., None]
+) -> None:
+    platform = PlatformResource(light)
+
+    def asked() -> bool:
+        context = dg.build_schedule_context(instance=instance, resources={"platform": platform})
+        return bool(scrub_keys_weekly.evaluate_tick(context).run_requests)
+
+    assert not asked()
+    add_clip("north", noon(1))
+    with ledger.transaction() as connection:
+        clips = [clip_id for (clip_id,) in connection.execute("SELECT clip_id FROM cv.clips").fetchall()]
+        destroy_keys(connection, clips)
+    assert asked()
+    result = scrub_keys.execute_in_process(instance=instance, resources={"platform": platform})
+    assert metadata(result)["rewritten"] is True
+    assert not asked()
+    assert not [str(clip) for clip in clips if str(clip) in records(instance)]
+
+
+@pytest.mark.parametrize("job", [expire, reconcile, hot_to_warm, scrub_keys])
 def test_each_job_says_what_it_is(job: dg.JobDefinition) -> None:
     assert job.tags["cv/graph"] == "lifecycle"
     assert job.description
