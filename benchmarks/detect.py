@@ -30,6 +30,8 @@ import numpy.typing as npt
 from benchmarks._timing import Case, arguments, compare, pin_cores, report
 
 if TYPE_CHECKING:
+    from benchmarks._mot import MotSequence
+    from cv_platform.vision.detections import Detections
     from cv_platform.vision.detectors.base import Detector
     from cv_platform.vision.detectors.onnx import OnnxDetector
 
@@ -139,35 +141,52 @@ def bare_runs(detector: OnnxDetector, picture: Any, model: bytes, frames: int) -
 def quality(detector: Detector, clip: Path, mot: Path, *, threshold: float) -> dict[str, Any]:
     """AP50, and precision and recall at the threshold, of persons."""
     from benchmarks._mot import MotSequence
-    from cv_platform.vision.classes import PERSON
     from cv_platform.vision.detectors.streaming import detect_each
     from cv_platform.vision.video.decode import decode_sampled
 
-    sequence = MotSequence.read(mot)
-    scores: list[npt.NDArray[np.float32]] = []
-    hits: list[npt.NDArray[np.bool_]] = []
-    truths = 0
+    score = PersonScore(MotSequence.read(mot))
     decoded = decode_sampled(clip, fps=None, long_side=None)
     for frame, found in detect_each(detector, decoded, lambda frame: frame.image):
-        if frame.index >= len(sequence.truth):
+        score.add(frame.index, found, *frame.image.shape[:2])
+    return score.result(threshold)
+
+
+class PersonScore:
+    """What a detector found of the persons of a MOT-format sequence, frame by frame."""
+
+    def __init__(self, sequence: MotSequence) -> None:
+        self._sequence = sequence
+        self._scores: list[npt.NDArray[np.float32]] = []
+        self._hits: list[npt.NDArray[np.bool_]] = []
+        self._truths = 0
+
+    def add(self, index: int, found: Detections, height: int, width: int) -> None:
+        """What was found in the frame of this index, whose picture has this size."""
+        from cv_platform.vision.classes import PERSON
+
+        sequence = self._sequence
+        if index >= len(sequence.truth):
             raise SystemExit(f"the clip has more frames than the {len(sequence.truth)} of the sequence")
-        height, width = frame.image.shape[:2]
         scale = np.array([width / sequence.width, height / sequence.height] * 2)
-        truth = sequence.truth[frame.index][0] * scale
+        truth = sequence.truth[index][0] * scale
         found = found[found.class_ids == PERSON]
         hit = matches(found.boxes, truth)
-        counts = hit | ~overlaps_any(found.boxes, sequence.ignored[frame.index] * scale)
-        scores.append(found.scores[counts])
-        hits.append(hit[counts])
-        truths += len(truth)
-    precision, recall = at_threshold(np.concatenate(scores), np.concatenate(hits), truths, threshold)
-    return {
-        "AP50": round(average_precision(np.concatenate(scores), np.concatenate(hits), truths), 4),
-        f"precision at {threshold:g}": round(precision, 4),
-        f"recall at {threshold:g}": round(recall, 4),
-        "frames": len(scores),
-        "truths": truths,
-    }
+        counts = hit | ~overlaps_any(found.boxes, sequence.ignored[index] * scale)
+        self._scores.append(found.scores[counts])
+        self._hits.append(hit[counts])
+        self._truths += len(truth)
+
+    def result(self, threshold: float) -> dict[str, Any]:
+        """AP50, and precision and recall at the threshold."""
+        scores, hits = np.concatenate(self._scores), np.concatenate(self._hits)
+        precision, recall = at_threshold(scores, hits, self._truths, threshold)
+        return {
+            "AP50": round(average_precision(scores, hits, self._truths), 4),
+            f"precision at {threshold:g}": round(precision, 4),
+            f"recall at {threshold:g}": round(recall, 4),
+            "frames": len(self._scores),
+            "truths": self._truths,
+        }
 
 
 def overlaps_any(boxes: npt.NDArray[np.float32], others: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

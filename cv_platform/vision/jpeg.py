@@ -12,7 +12,7 @@ _START_OF_FRAME: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0x
 _WITHOUT_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
-def jpeg_size(file: bytes) -> tuple[int, int]:
+def jpeg_size(file: bytes | memoryview) -> tuple[int, int]:
     """Height and width that a JPEG file declares, in pixels; reads headers only (ITU-T T.81, 1992, annex B).
 
     Raises:

@@ -24,7 +24,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 Picture: TypeAlias = npt.NDArray[np.uint8] | Tensor | Surface
 """What a detector of this kind takes: a BGR array (H, W, 3), an RGB tensor uint8 (3, H, W), a decoded frame."""
 
-_CODE_VERSION = 1
+_CODE_VERSION = 2
 _DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FEW_CANDIDATES: Final = 128
 _MOST_ON_DEVICE: Final = 1024
@@ -338,7 +338,7 @@ class TorchDetector:
                 prepare.write_surfaces(surfaces, target)
             elif isinstance(first, Tensor):
                 pictures = [p for p in part if isinstance(p, Tensor)]
-                prepare.write_pictures(torch.stack(pictures).to(self._device), target, channels="rgb")
+                prepare.write_pictures([p.to(self._device) for p in pictures], target, channels="rgb")
             else:
                 stacked = torch.from_numpy(np.stack([p for p in part if isinstance(p, np.ndarray)]))
                 prepare.write_pictures(stacked.to(self._device).permute(0, 3, 1, 2), target, channels="bgr")

@@ -6,10 +6,11 @@ nvJPEG's pixels differ from the processor's decoder by a few levels, as any two 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -23,17 +24,34 @@ _BLOCK: Final = 512
 _MOST_PIXELS: Final = 4096 * 4096
 
 
+class _Stored(NamedTuple):
+    """A frame of a shard, by its number (`ShardFrame.index`), its JPEG file where it lies."""
+
+    number: int
+    pts_s: Fraction
+    width: int
+    height: int
+    jpeg: memoryview
+
+
 def shard_frames(shard: bytes) -> Iterator[ShardFrame]:
     """The frames of a shard that lies in memory; the same as `shards.read_shard` gives, several times faster.
-
-    Python's tar reader costs more a frame than nvJPEG does. A shard that is not of the plain form that
-    `shards.ShardWriter` writes (ustar, regular files, no extensions) is read by `read_shard` instead.
 
     Raises:
         ValueError: as `read_shard`.
     """
+    for frame in _stored(shard):
+        yield ShardFrame(*frame[:4], bytes(frame.jpeg))
+
+
+def _stored(shard: bytes) -> Iterator[_Stored]:
+    """As `shard_frames`, nothing copied.
+
+    Python's tar reader costs more a frame than nvJPEG does. A shard that is not of the plain form that
+    `shards.ShardWriter` writes (ustar, regular files, no extensions) is read by `read_shard` instead.
+    """
     view, position, end = memoryview(shard), 0, len(shard)
-    picture: tuple[bytes, bytes] | None = None
+    picture: tuple[bytes, memoryview] | None = None
     given = 0
     while position + _BLOCK <= end:
         header = bytes(view[position : position + _BLOCK])
@@ -41,22 +59,23 @@ def shard_frames(shard: bytes) -> Iterator[ShardFrame]:
             break
         plain = header[257:262] == b"ustar" and header[156:157] in (b"0", b"\0") and header[345] == 0
         if not plain or not _sums_up(header):
-            yield from islice(read_shard(shard), given, None)
+            for frame in islice(read_shard(shard), given, None):
+                yield _Stored(frame.index, frame.pts_s, frame.width, frame.height, memoryview(frame.jpeg))
             return
         stem, _, kind = header[:100].rstrip(b"\0").rpartition(b".")
         size = int(header[124:136].rstrip(b"\0 "), 8)
         start = position + _BLOCK
         if start + size > end:
             break
-        content = bytes(view[start : start + size])
+        content = view[start : start + size]
         position = start + -(-size // _BLOCK) * _BLOCK
         if kind == b"jpg":
             picture = (stem, content)
         elif kind == b"json":
             if picture is None or picture[0] != stem:
                 raise ValueError(f"the shard holds facts for frame {stem.decode()} without its picture before them")
-            facts = json.loads(content)
-            yield ShardFrame(
+            facts = json.loads(bytes(content))
+            yield _Stored(
                 int(facts["index"]), Fraction(facts["pts"]), int(facts["width"]), int(facts["height"]), picture[1]
             )
             given += 1
@@ -72,8 +91,10 @@ def _sums_up(header: bytes) -> bool:
     return stored.isdigit() and int(stored, 8) == sum(header) - sum(header[148:156]) + 8 * 0x20
 
 
-def decode_jpegs(files: Sequence[bytes], *, device: str = "cuda", max_pixels: int = _MOST_PIXELS) -> list[Tensor]:
-    """Decode JPEG files in one batch.
+def decode_jpegs(
+    files: Sequence[bytes | memoryview], *, device: str = "cuda", max_pixels: int = _MOST_PIXELS
+) -> list[Tensor]:
+    """Decode JPEG files in one batch; on a GPU when this returns they are whole, whatever stream reads them.
 
     Args:
         files: each one whole JPEG file.
@@ -86,24 +107,57 @@ def decode_jpegs(files: Sequence[bytes], *, device: str = "cuda", max_pixels: in
     Raises:
         ValueError: a file is no JPEG, is damaged, or declares too many pixels.
     """
-    from torchvision.io import ImageReadMode, decode_jpeg
-
     for file in files:
         height, width = jpeg_size(file)
         if not 0 < height * width <= max_pixels:
             raise ValueError(
                 f"the JPEG file declares {width}×{height}, {width * height:,} pixels; allowed is 1 to {max_pixels:,}"
             )
-    raw = [torch.from_numpy(np.frombuffer(file, np.uint8).copy()) for file in files]
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    stream = _decoding_stream(device)
     try:
-        pictures = list(decode_jpeg(raw, mode=ImageReadMode.RGB, device=device))
-        if pictures and pictures[0].is_cuda:
-            torch.cuda.current_stream(pictures[0].device).synchronize()  # whoever reads them does so on another stream
+        with torch.cuda.stream(stream):
+            pictures = list(decode_jpeg(_side_by_side(files), mode=ImageReadMode.RGB, device=device))
+            if stream is not None:
+                # not the stream as a whole: another thread may have begun its own batch there since
+                done = torch.cuda.Event()
+                done.record(stream)
+                done.synchronize()
         return pictures
     except RuntimeError as error:
         if "CUDA error" in str(error):
             raise
         raise ValueError("a picture of the batch is no JPEG or is damaged") from None
+
+
+def _side_by_side(files: Sequence[bytes | memoryview]) -> list[Tensor]:
+    """The files as tensors, copied into one block of memory."""
+    ends = np.cumsum([len(file) for file in files]).tolist()
+    block = np.empty(ends[-1] if ends else 0, np.uint8)
+    for file, end in zip(files, ends, strict=True):
+        block[end - len(file) : end] = np.frombuffer(file, np.uint8)
+    whole = torch.from_numpy(block)
+    return [whole[end - len(file) : end] for file, end in zip(files, ends, strict=True)]
+
+
+_streams: dict[torch.device, Any] = {}
+_streams_lock = threading.Lock()
+
+
+def _decoding_stream(device: str) -> Any:
+    """The one stream on which pictures are decoded; None on the processor.
+
+    Not torch's default stream: a batch of tensors waits for all that has been submitted there, so the network would
+    wait for the next batch's decoding instead of running beside it.
+    """
+    where = torch.device(device)
+    if where.type != "cuda":
+        return None
+    with _streams_lock:
+        if where not in _streams:
+            _streams[where] = torch.cuda.Stream(where)
+        return _streams[where]
 
 
 def shard_items(shard: bytes, *, device: str = "cuda", batch: int = 32) -> Iterator[list[Item]]:
@@ -112,16 +166,16 @@ def shard_items(shard: bytes, *, device: str = "cuda", batch: int = 32) -> Itera
     Raises:
         ValueError: as `shard_frames` and `decode_jpegs`; a picture of another size than the shard says.
     """
-    frames = shard_frames(shard)
+    frames = _stored(shard)
     while chunk := list(islice(frames, batch)):
         items = []
         for frame, picture in zip(chunk, decode_jpegs([frame.jpeg for frame in chunk], device=device), strict=True):
             if tuple(picture.shape) != (3, frame.height, frame.width):
                 raise ValueError(
-                    f"frame {frame.index} holds a picture of shape {tuple(picture.shape)}; "
+                    f"frame {frame.number} holds a picture of shape {tuple(picture.shape)}; "
                     f"expected (3, {frame.height}, {frame.width})"
                 )
-            items.append(Item(frame.index, frame.pts_s, picture))
+            items.append(Item(frame.number, frame.pts_s, picture))
         yield items
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from cv_platform.vision.detectors.architectures import Architecture
+from cv_platform.vision.gpu.network import fused_kernels
 from cv_platform.vision.preprocess import Placement, place_letterbox
 
 _LUMA_WEIGHTS: Final = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
@@ -228,18 +229,36 @@ class DevicePreprocessor:
             return Placement(height, width, *self._size, 0, 0)
         return place_letterbox(height, width, *self._size, anchor=self._architecture.anchor)
 
-    def write_pictures(self, pictures: Tensor, target: Tensor, *, channels: str) -> None:
+    def write_pictures(self, pictures: Tensor | Sequence[Tensor], target: Tensor, *, channels: str) -> None:
         """Prepare pictures of one size.
 
         Args:
-            pictures: uint8 (N, 3, H, W) on the device.
+            pictures: uint8 (N, 3, H, W), or N times (3, H, W), on the device.
             target: rows of the input, (N, 3, height, width).
             channels: order of the pictures' planes, "rgb" or "bgr".
         """
-        height, width = pictures.shape[-2:]
+        how = self._architecture
+        height, width = pictures[0].shape[-2:]
         placement = self.place(height, width)
-        planes = resize_pictures(pictures, (placement.height, placement.width))
-        self._write(planes.to(self._dtype), placement, target, flipped=channels != self._architecture.channels)
+        flipped = channels != how.channels
+        fused = fused_kernels()
+        if fused is not None and fused.suits_letterbox(pictures, target):
+            device = target.device
+            taps = _taps(height, placement.height, device), _taps(width, placement.width, device)
+            fused.letterbox(
+                pictures,
+                target,
+                taps,
+                offset=(placement.top, placement.left),
+                scale=how.scale,
+                mean=how.mean,
+                fill=how.fill * how.scale - how.mean,
+                flipped=flipped,
+            )
+            return
+        stacked = pictures if isinstance(pictures, Tensor) else torch.stack(list(pictures))
+        planes = resize_pictures(stacked, (placement.height, placement.width))
+        self._write(planes.to(self._dtype), placement, target, flipped=flipped)
 
     def write_surfaces(self, surfaces: Sequence[Surface], target: Tensor) -> None:
         """Prepare decoded frames of one size, rotation and colour space; `target` as above."""

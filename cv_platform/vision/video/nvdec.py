@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import av.error
 from av.bitstream import BitStreamFilterContext
-from av.packet import Packet
 
 from cv_platform.vision.video.decode import DecodeTally, SampledFrame, SamplingGrid, decode_sampled
 from cv_platform.vision.video.limits import DEFAULT_LIMITS, ClipLimits, ClipRejected
+from cv_platform.vision.video.nvdec_sessions import SESSIONS, NvdecFailed, NvdecSession, NvdecSessions
 from cv_platform.vision.video.probe import ClipFacts, OpenClip, open_clip, probe_clip
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ class NvdecDecoder:
         rotation: degrees counter-clockwise by which frames are to be turned (`ClipFacts.rotation`).
         fps, long_side, limits: as there.
         device: torch's name of the GPU.
+        sessions: where open decoders come from; this process's own where left out.
 
     Raises:
         NvdecUnsuitable: on iteration, where NVDEC does not take the stream after all. Throw away what came before.
@@ -162,6 +163,7 @@ class NvdecDecoder:
         long_side: int | None,
         limits: ClipLimits,
         device: str = "cuda",
+        sessions: NvdecSessions = SESSIONS,
     ) -> None:
         if fps is not None and fps <= 0:
             raise ValueError(f"fps is {fps}; allowed is more than 0, or None for every frame")
@@ -170,7 +172,7 @@ class NvdecDecoder:
         self.tally = DecodeTally()
         self.rotation = rotation
         self._clip, self._long_side, self._limits = clip, long_side, limits
-        self._device = device
+        self._device, self._sessions = device, sessions
         context = clip.stream.codec_context
         if context.pix_fmt is not None and context.pix_fmt not in _FORMATS:
             raise NvdecUnsuitable(f"the pixels are {context.pix_fmt}; NVDEC is used for {', '.join(_FORMATS)}")
@@ -239,32 +241,16 @@ class NvdecDecoder:
 
     def _decoded(self) -> Iterator[Any]:
         """NVDEC's frames in order of display, as the decoder's own objects, valid until the next is asked for."""
-        import PyNvVideoCodec as nvc  # noqa: N813 - the package's own short name
-        import torch
-
-        tally = self.tally
-        to_annex_b = BitStreamFilterContext(_FILTERS[self._codec], self._clip.stream)
-        gpu = torch.device(self._device).index or 0
         try:
-            decoder = nvc.CreateDecoder(
-                gpuid=gpu,
-                codec={"h264": nvc.cudaVideoCodec.H264, "hevc": nvc.cudaVideoCodec.HEVC}[self._codec],
-                cudacontext=0,
-                cudastream=0,
-                usedevicememory=True,
-            )
-        except Exception as error:  # noqa: BLE001 - the package's exceptions share no base class
-            raise NvdecUnsuitable(f"NVDEC does not open: {type(error).__name__}") from None
+            yield from self._fed()
+        except NvdecFailed as failure:
+            raise NvdecUnsuitable(str(failure)) from None
 
-        def decoded(data: Packet[Any] | None) -> list[Any]:
-            packet = nvc.PacketData()
-            if data is not None and data.pts is not None:
-                packet.bsl_data, packet.bsl, packet.pts = data.buffer_ptr, data.buffer_size, data.pts
-            try:
-                return list(decoder.Decode(packet))
-            except Exception as error:  # noqa: BLE001 - as above
-                raise NvdecUnsuitable(f"NVDEC stopped on this clip: {type(error).__name__}") from None
-
+    def _fed(self) -> Iterator[Any]:
+        tally, context = self.tally, self._clip.stream.codec_context
+        to_annex_b = BitStreamFilterContext(_FILTERS[self._codec], self._clip.stream)
+        kind = (self._codec, int(self._device.partition(":")[2] or 0), context.width, context.height)
+        session: NvdecSession | None = None
         packets = self._clip.packets()
         while True:
             try:
@@ -279,16 +265,22 @@ class NvdecDecoder:
             tally.packets += 1
             if packet.pts is None:
                 raise NvdecUnsuitable("a packet has no timestamp")
+            if session is None:
+                session = self._sessions.take(kind, fresh=not packet.is_keyframe)
             try:
                 filtered = to_annex_b.filter(packet)
             except av.error.FFmpegError:
                 tally.damaged += 1
                 continue
             for part in filtered:
-                yield from decoded(part)
-        yield from decoded(None)
+                yield from session.decode(part)
+        if session is not None:
+            yield from session.decode(None)
         # a frame that NVDEC could not make out never comes
-        tally.damaged += max(0, tally.packets - tally.decoded - tally.damaged)
+        lost = max(0, tally.packets - tally.decoded - tally.damaged)
+        tally.damaged += lost
+        if session is not None and not tally.damaged:
+            self._sessions.give_back(kind, session)
 
     def _check_end(self, sampled: int) -> None:
         """At the end: is this the clip that was declared, and did enough of it decode?"""

@@ -1,8 +1,9 @@
 """Noisy 1080p H.264 clips for `benchmarks.gpu`, made by this code: a moving pattern, boxes that move across it, noise.
 
-    python -m benchmarks.gpu_clips DIR [--clips 8] [--frames 400] [--codec libx264]
+    python -m benchmarks.gpu.make_clips DIR [--clips 8] [--frames 400] [--distinct 400] [--codec libx264]
 
-The same arguments give the same pictures. Noise makes the stream as heavy as a camera's at night: about 5 Mbit/s.
+The same arguments give the same pictures. Noise makes the stream about as heavy as a camera's at night. With
+`--distinct` fewer frames are drawn and encoded, and their packets repeated: a decoder has the same work with them.
 """
 
 from __future__ import annotations
@@ -25,11 +26,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--frames", type=int, default=400)
+    parser.add_argument("--distinct", type=int, default=None, help="frames drawn; the clip repeats them")
+    parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--codec", default="libx264", choices=["libx264", "libx265"])
     options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
-    tasks = [(options.folder / f"clip{n}.mp4", n, options.frames, options.codec) for n in range(options.clips)]
-    with get_context("spawn").Pool(8) as pool:
+    distinct = options.distinct or options.frames
+    tasks = [
+        (options.folder / f"clip{n}.mp4", n, distinct, -(-options.frames // distinct), options.codec)
+        for n in range(options.clips)
+    ]
+    with get_context("spawn").Pool(options.processes) as pool:
         pool.starmap(make_clip, tasks)
     sizes = [task[0].stat().st_size for task in tasks]
     seconds = options.frames / FPS
@@ -37,8 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make_clip(path: Path, seed: int, frames: int, codec: str) -> None:
-    """Write one clip."""
+def make_clip(path: Path, seed: int, frames: int, times: int, codec: str) -> None:
+    """Write one clip of `frames` frames, `times` times over."""
     import av
 
     rng = np.random.default_rng(seed)
@@ -50,6 +57,7 @@ def make_clip(path: Path, seed: int, frames: int, codec: str) -> None:
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.options = {"preset": "veryfast", "crf": "25", "g": "50"}
         stream.codec_context.thread_count = 2
+        packets = []
         for number in range(frames):
             picture = np.roll(pattern, number * 4, axis=1) + noises[number % len(noises)]
             for box in range(6):
@@ -57,8 +65,15 @@ def make_clip(path: Path, seed: int, frames: int, codec: str) -> None:
                 picture[top : top + 200, left : left + 80] = (30 * box, 255 - 40 * box, 120)
             frame = av.VideoFrame.from_ndarray(np.clip(picture, 0, 255).astype(np.uint8), format="bgr24")
             frame.pts, frame.time_base = number, Fraction(1, FPS)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            packets.extend(stream.encode(frame))
+        packets.extend(stream.encode())
+        for turn in range(times):
+            for packet in packets:
+                again = av.Packet(bytes(packet))
+                again.stream, again.time_base, again.is_keyframe = stream, packet.time_base, packet.is_keyframe
+                shift = round(turn * frames / FPS / packet.time_base)
+                again.pts, again.dts, again.duration = packet.pts + shift, packet.dts + shift, packet.duration
+                container.mux(again)
 
 
 if __name__ == "__main__":

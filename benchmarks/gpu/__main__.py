@@ -1,0 +1,90 @@
+"""Runs the parts of `benchmarks.gpu`: the modules beside this one."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+import benchmarks.gpu
+from benchmarks._timing import environment
+from benchmarks.gpu._rig import Rig
+
+PARTS = ("shards", "clips", "answers", "processor", "large", "memory", "plain")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the parts that are asked for, each within its time; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=benchmarks.gpu.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--clips", type=Path, required=True, help="folder of clips of one size")
+    parser.add_argument("--model-dir", type=Path, required=True)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--streams", type=int, default=16, help="decoding threads of every contender")
+    parser.add_argument("--work", type=int, default=32, help="clips of one round")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--long-run-s", type=float, default=60.0, help="of the part memory")
+    parser.add_argument("--part-s", type=int, default=600, help="a part that takes longer is given up")
+    parser.add_argument("--vtest", type=Path, default=None, help="clip of known truth, for the part answers")
+    parser.add_argument("--mot", type=Path, default=None, help="its MOT-format sequence")
+    parser.add_argument("--hevc", type=Path, default=None, help="an HEVC clip, for the part answers")
+    parser.add_argument("--device", default="cuda", help="cpu: tries the code, measures nothing")
+    parser.add_argument("--json", type=Path, default=None)
+    options = parser.parse_args(argv)
+    unknown = set(options.parts.split(",")) - set(PARTS)
+    if unknown:
+        parser.error(f"--parts has {', '.join(sorted(unknown))}; allowed is {', '.join(PARTS)}")
+    results: dict[str, Any] = {"environment": {**_environment(), "gpu": gpu_name()}}
+    results["options"] = {
+        key: str(value) for key, value in vars(options).items() if not isinstance(value, Path) and value is not None
+    }
+    rig = Rig(**{name: getattr(options, name) for name in Rig.__dataclass_fields__})
+    for part in options.parts.split(","):
+        started = time.monotonic()
+        signal.signal(signal.SIGALRM, _too_long)
+        signal.alarm(options.part_s)
+        try:
+            results[part] = importlib.import_module(f"benchmarks.gpu.{part}").measure(rig)
+        except Exception as error:  # noqa: BLE001 - one part's failure leaves the others' results
+            results[part] = {"failed": f"{type(error).__name__}: {error}"}
+            traceback.print_exc()
+        finally:
+            signal.alarm(0)
+        print(f"## {part} ({time.monotonic() - started:.0f} s)\n{json.dumps(results[part], indent=1)}", flush=True)
+        if options.json is not None:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _too_long(*_: object) -> NoReturn:
+    raise TimeoutError("the part took longer than --part-s allows")
+
+
+def _environment() -> dict[str, Any]:
+    try:
+        return environment(("torch", "torchvision", "triton", "av", "onnxruntime", "PyNvVideoCodec"))
+    except OSError:  # no git there
+        return {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "python": sys.version.split()[0]}
+
+
+def gpu_name() -> str:
+    """What nvidia-smi calls the GPU, and its driver's version."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return "none"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
