@@ -22,8 +22,9 @@ from av.video.stream import VideoStream
 from cv_platform.vision.video.container import ContainerStructure, inspect_structure
 from cv_platform.vision.video.limits import DEFAULT_LIMITS, ClipLimits, ClipRejected
 
-# FFmpeg's messages hold paths and names from the file; nothing of them may reach a log
-av.logging.set_level(av.logging.PANIC)
+# FFmpeg's messages hold paths and names from the file; nothing of them may reach a log. None, not PANIC: for that PyAV
+# asks for Python's lock in FFmpeg's own threads, and a decoder of several threads that closes meanwhile waits for ever.
+av.logging.set_level(None)
 
 FORMATS: Final = (
     "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "dhav",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 from fractions import Fraction
 
+import av.logging
 import numpy as np
 import pytest
 from hypothesis import given
@@ -215,3 +216,8 @@ def test_two_readings_are_equal(tmp_path) -> None:
     first, second = (list(decode_sampled(clip)) for _ in range(2))
     assert [frame.pts_s for frame in first] == [frame.pts_s for frame in second]
     assert all(np.array_equal(a.image, b.image) for a, b in zip(first, second, strict=True))
+
+
+def test_ffmpegs_messages_go_nowhere() -> None:
+    """With a level PyAV takes Python's lock in FFmpeg's threads, and whoever closes a decoder waits for ever."""
+    assert av.logging.get_level() is None
