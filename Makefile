@@ -14,6 +14,8 @@ CLIPS ?=
 # make test TESTS="cv_platform_tests/vision -k nms": some of the tests
 TESTS ?= cv_platform_tests
 WORKERS ?= 2
+# make bench BENCH_DATA=DIR: with DIR/clips, DIR/models and DIR/mot15; the other benchmarks say in their heads how to run them
+BENCH_DATA ?= $(wildcard ../shared/data)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -54,10 +56,14 @@ lint: $(VENV)/.dev ## ruff, mypy, import contracts, dbt parse
 	$(BIN)/lint-imports
 	$(BIN)/dbt --quiet parse --project-dir dbt --profiles-dir dbt
 
-bench: $(VENV)/.bench ## the benchmarks, one after the other
-	@for file in benchmarks/[!_]*.py benchmarks/lifecycle; do \
-	  module=$${file%.py}; echo "== $${module#benchmarks/}"; $(BIN)/python -m "$${module//\//.}"; \
-	done
+bench: $(VENV)/.bench ## the vision core against its peers, on BENCH_DATA where there is one
+	$(BIN)/python -m benchmarks.suppression
+	$(BIN)/python -m benchmarks.preprocess
+	$(BIN)/python -m benchmarks.tracking $(if $(BENCH_DATA),--mot $(BENCH_DATA)/mot15/*)
+ifneq ($(BENCH_DATA),)
+	$(BIN)/python -m benchmarks.detect --model yolox_nano --model-dir $(BENCH_DATA)/models \
+	  --clip $(BENCH_DATA)/clips/vtest_480x360.mp4 --mot $(BENCH_DATA)/mot15/PETS09-S2L1
+endif
 
 clean: down ## remove the environment and all caches; footage, ledger and models stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
