@@ -68,3 +68,8 @@ def test_each_dependency_is_explained() -> None:
     words = {canonicalize_name(word) for word in re.findall(r"[A-Za-z0-9][A-Za-z0-9_.-]*", page)}
     stubs = {name for name in (canonicalize_name(r.name) for r in declared()) if "stubs" in name or "types-" in name}
     assert {canonicalize_name(requirement.name) for requirement in declared()} - stubs - words == set()
+
+
+def test_both_packages_of_opencv_are_of_one_version() -> None:
+    """The peers of the benchmarks bring `opencv-python`, which overwrites `cv2` of the headless one."""
+    assert PINS["opencv-python"] == PINS["opencv-python-headless"]
