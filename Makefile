@@ -59,7 +59,7 @@ lint: $(VENV)/.dev ## ruff, mypy, import contracts, dbt parse
 bench: $(VENV)/.bench ## the vision core against its peers, on BENCH_DATA where there is one
 	$(BIN)/python -m benchmarks.suppression
 	$(BIN)/python -m benchmarks.preprocess
-	$(BIN)/python -m benchmarks.tracking $(if $(BENCH_DATA),--mot $(BENCH_DATA)/mot15/*)
+	$(BIN)/python -m benchmarks.tracking $(if $(BENCH_DATA),--mot $(BENCH_DATA)/mot15/*/)
 ifneq ($(BENCH_DATA),)
 	$(BIN)/python -m benchmarks.detect --model yolox_nano --model-dir $(BENCH_DATA)/models \
 	  --clip $(BENCH_DATA)/clips/vtest_480x360.mp4 --mot $(BENCH_DATA)/mot15/PETS09-S2L1
