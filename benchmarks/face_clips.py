@@ -26,6 +26,8 @@ _HEAD = (140, 12, 312, 196)
 _FACE = (180, 62, 270, 178)
 """Her face, from the brows' upper end to the chin, ear to ear."""
 _SEEN_SHARE = 0.5
+_SAMPLES = 48
+_OPAQUE = 0.96
 _SHUTTER = 0.5
 _EXPOSURES = 5
 
@@ -146,6 +148,29 @@ class _Head:
         return np.array([pose.x - reach[0], pose.y - reach[1], pose.x + reach[0], pose.y + reach[1]], np.float32)
 
 
+    def is_face(self, pose: Pose, mirrored: bool, points: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """Which of the picture's points (..., 2) lie in the face's ellipse."""
+        x1, y1, x2, y2 = self.face
+        return self._inside(pose, mirrored, points, ((x1 + x2) / 2, (y1 + y2) / 2), ((x2 - x1) / 2, (y2 - y1) / 2))
+
+    def hides(self, pose: Pose, mirrored: bool, points: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """Which of the picture's points (..., 2) the head is painted over, more than half opaque."""
+        h, w = self.picture.shape[:2]
+        return self._inside(pose, mirrored, points, (w / 2, h / 2), (_OPAQUE * w / 2, _OPAQUE * h / 2))
+
+    def _inside(
+        self,
+        pose: Pose,
+        mirrored: bool,
+        points: npt.NDArray[np.float64],
+        centre: tuple[float, float],
+        half: tuple[float, float],
+    ) -> npt.NDArray[np.bool_]:
+        m = self.place(pose, mirrored)
+        own = (points - m[:, 2]) @ np.linalg.inv(m[:, :2]).T
+        return np.asarray((((own - centre) / half) ** 2).sum(axis=-1) <= 1)
+
+
 def _frame(
     scene: Scene, number: int, ground: Picture, head: _Head, random: np.random.Generator
 ) -> tuple[Picture, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -161,13 +186,11 @@ def _frame(
                 box = head.box(actor.pose(number), actor.mirrored)
                 w, h = box[2] - box[0], box[3] - box[1]
                 panels.append(np.maximum(0, box + np.array([-0.7 * w, -0.8 * h, 0.7 * w, 0.6 * h], np.float32)))
+    panels = [panel.astype(int).astype(np.float32) for panel in panels]
     for x1, y1, x2, y2 in (panel.astype(int) for panel in panels):
         picture[y1:y2, x1:x2] = (90, 120, 100)
     for index, actor in enumerate(here):
-        box = head.box(actor.pose(number), actor.mirrored)
-        inside = np.clip(box, 0, [width, height, width, height])
-        covers = panels + [head.box(o.pose(number), o.mirrored) for o in here[index + 1 :]]
-        share, visible = _visible(box, covers, inside)
+        share, visible = _visible(head, actor, here[index + 1 :], panels, number, scene.size)
         if share >= _SEEN_SHARE:
             boxes.append(visible)
         elif share > 0:
@@ -179,23 +202,36 @@ def _frame(
 
 
 def _visible(
-    box: npt.NDArray[np.float32], covers: Sequence[npt.NDArray[np.float32]], inside: npt.NDArray[np.float32]
+    head: _Head,
+    actor: Actor,
+    in_front: Sequence[Actor],
+    panels: Sequence[npt.NDArray[np.float32]],
+    number: int,
+    size: tuple[int, int],
 ) -> tuple[float, npt.NDArray[np.float32]]:
-    """Share of the face that is to be seen, and the box around that part."""
-    n = 24
-    mask = np.ones((n, n), bool)
-    x = box[0] + (np.arange(n) + 0.5) / n * (box[2] - box[0])
-    y = box[1] + (np.arange(n) + 0.5) / n * (box[3] - box[1])
-    mask &= ((y >= inside[1]) & (y < inside[3]))[:, None] & ((x >= inside[0]) & (x < inside[2]))[None, :]
-    for c in covers:
-        mask &= ~(((y >= c[1]) & (y < c[3]))[:, None] & ((x >= c[0]) & (x < c[2]))[None, :])
-    if not mask.any():
+    """Share of the face's ellipse that is to be seen, and the box around that part.
+
+    What lies in front hides what it is painted over: a panel its rectangle, another actor the whole head, hair too.
+    """
+    pose = actor.pose(number)
+    box = head.box(pose, actor.mirrored)
+    step = (box[2:] - box[:2]) / _SAMPLES
+    x, y = (box[i] + (np.arange(_SAMPLES) + 0.5) * step[i] for i in range(2))
+    points = np.stack(np.meshgrid(x, y), axis=-1)
+    face = head.is_face(pose, actor.mirrored, points)
+    seen = face & (points >= 0).all(axis=-1) & (points < size).all(axis=-1)
+    for other in in_front:
+        seen &= ~head.hides(other.pose(number), other.mirrored, points)
+    for panel in panels:
+        seen &= ~((points >= panel[:2]) & (points < panel[2:])).all(axis=-1)
+    if not seen.any():
         return 0.0, box
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    step = (box[2:] - box[:2]) / n
-    edges = np.array([columns[0] * step[0], rows[0] * step[1], (columns[-1] + 1) * step[0], (rows[-1] + 1) * step[1]])
-    visible = np.concatenate([box[:2], box[:2]]) + edges
-    return float(mask.mean()), np.clip(visible, [0, 0, 0, 0], [*inside[2:], *inside[2:]]).astype(np.float32)
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    # a sample more on each side: the ellipse touches its box between two of them
+    first = box[:2] + np.maximum(0, np.array([columns[0], rows[0]]) - 1) * step
+    last = box[:2] + np.minimum(_SAMPLES, np.array([columns[-1], rows[-1]]) + 2) * step
+    visible = np.clip(np.concatenate([first, last]), 0, [*size, *size])
+    return float(seen.sum() / face.sum()), visible.astype(np.float32)
 
 
 def _draw(picture: npt.NDArray[np.float32], head: _Head, actor: Actor, number: int) -> None:
