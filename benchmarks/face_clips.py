@@ -147,7 +147,6 @@ class _Head:
         reach = np.sqrt(((m[:, :2] * half) ** 2).sum(axis=1))
         return np.array([pose.x - reach[0], pose.y - reach[1], pose.x + reach[0], pose.y + reach[1]], np.float32)
 
-
     def is_face(self, pose: Pose, mirrored: bool, points: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         """Which of the picture's points (..., 2) lie in the face's ellipse."""
         x1, y1, x2, y2 = self.face

@@ -243,7 +243,7 @@ def _prove(
         if round_number:
             _add_weak(sightings, found, policy)
         tracks = link(sightings, found.cuts, geometry.frame_rate, policy)
-        plan = HidingPlan(tracks, found.cuts, found.frames, geometry, policy)
+        plan = HidingPlan(tracks, found.cuts, found.frames, geometry, policy, gone=found.gone)
         coverage = check_coverage(plan, found.verified, zones, policy)
         if not coverage.uncovered:
             return tracks, plan, coverage, round_number
@@ -252,7 +252,7 @@ def _prove(
             # that are only added take no cover away.
             for frame, faces in coverage.uncovered.items():
                 tracks = tracks + _pinned(frame, faces)
-            plan = HidingPlan(tracks, found.cuts, found.frames, geometry, policy)
+            plan = HidingPlan(tracks, found.cuts, found.frames, geometry, policy, gone=found.gone)
             coverage = check_coverage(plan, found.verified, zones, policy)
             if not coverage.uncovered:
                 return tracks, plan, coverage, round_number

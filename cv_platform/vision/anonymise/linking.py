@@ -28,18 +28,32 @@ class Track:
         class_id: see `cv_platform.vision.classes`.
         frames: where it was sighted, rising.
         boxes: the sightings, coded pixels.
-        best: its highest score.
+        scores: theirs.
     """
 
     class_id: int
     frames: list[int] = field(default_factory=list)
     boxes: list[Boxes] = field(default_factory=list)
-    best: float = 0.0
+    scores: list[float] = field(default_factory=list)
+
+    @property
+    def best(self) -> float:
+        """Its highest score."""
+        return max(self.scores, default=0.0)
 
     def add(self, frame: int, box: Boxes, score: float) -> None:
         self.frames.append(frame)
         self.boxes.append(box)
-        self.best = max(self.best, score)
+        self.scores.append(score)
+
+    def split(self, longest: int) -> list[Track]:
+        """The track in pieces, none with a gap of more than `longest` frames."""
+        pieces: list[Track] = []
+        for frame, box, score in zip(self.frames, self.boxes, self.scores, strict=True):
+            if not pieces or frame - pieces[-1].frames[-1] > longest:
+                pieces.append(Track(self.class_id))
+            pieces[-1].add(frame, box, score)
+        return pieces
 
     def speed(self) -> npt.NDArray[np.float32]:
         """Movement of the centre a frame over the last sightings, pixels (2,)."""
@@ -66,6 +80,9 @@ def link(
 ) -> list[Track]:
     """Link sightings into tracks; those that never reached the threshold are left out.
 
+    A track without one sure sighting is bridged over short gaps only: what a detector half takes for a face now and
+    then is texture more often than a face.
+
     Args:
         sightings: by examined frame; a sighting's score decides by `detect_threshold`.
         cuts: frames that start a new scene; no track crosses one.
@@ -85,7 +102,10 @@ def link(
         done += [t for t in live if frame - t.frames[-1] > longest]
         live = [t for t in live if frame - t.frames[-1] <= longest]
         live += _assign(live, frame, sightings[frame])
-    return [t for t in done + live if t.best >= policy.detect_threshold]
+    sure = [t for t in done + live if t.best >= policy.sure_threshold]
+    doubtful = [t for t in done + live if t.best < policy.sure_threshold]
+    pieces = [piece for t in doubtful for piece in t.split(2 * policy.detect_stride)]
+    return [t for t in sure + pieces if t.best >= policy.detect_threshold]
 
 
 def _assign(live: list[Track], frame: int, seen: FrameSightings) -> list[Track]:

@@ -33,6 +33,7 @@ class AnonymisePolicy:
         detect_long_side: long side in pixels of the picture that the detector sees.
         detect_threshold: a track with one sighting at or above this score is hidden.
         low_threshold: sightings down to this score continue a track and make a frame unsure.
+        sure_threshold: a track without a sighting at or above this score is bridged and extended only by a few frames.
         verify_rate_hz: raw frames a second that the verifier examines; 0 turns sampling off.
         verify_long_side: long side in pixels of what the verifier sees; None is the full picture.
         verify_threshold: what the verifier finds at or above this score must be covered.
@@ -59,6 +60,7 @@ class AnonymisePolicy:
     detect_long_side: int = 640
     detect_threshold: float = 0.2
     low_threshold: float = 0.1
+    sure_threshold: float = 0.5
     verify_rate_hz: float = 4.0
     verify_long_side: int | None = 1280
     verify_threshold: float = 0.6
@@ -85,7 +87,7 @@ class AnonymisePolicy:
         for name, kind in (("method", Method), ("audio", Audio)):
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(get_args(kind))}")
-        for name in ("detect_threshold", "low_threshold", "verify_threshold", "cover_share"):
+        for name in ("detect_threshold", "low_threshold", "sure_threshold", "verify_threshold", "cover_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed is above 0, up to 1")
         if self.low_threshold > self.detect_threshold:

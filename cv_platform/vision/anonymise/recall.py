@@ -3,6 +3,7 @@
 Small, blurred and half-hidden faces come and go in a detector's eyes. So where a face that was seen is seen no more,
 the detector looks again at an enlarged crop of where it should be; and where that fails, the pixels themselves are
 asked whether the same thing is still there. Likewise backwards in time for a face that turned up from nowhere.
+Where the pixels say that something else is there now, in every part, that is kept too: a hidden region ends there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from cv_platform.vision.anonymise.hiding import planes
 from cv_platform.vision.anonymise.looking import close_up
 from cv_platform.vision.anonymise.policy import AnonymisePolicy
-from cv_platform.vision.anonymise.sightings import Boxes, FrameSightings, overlap
+from cv_platform.vision.anonymise.sightings import Boxes, FrameSightings, Scan, overlap
 from cv_platform.vision.anonymise.source import ClipFrame, Geometry
 from cv_platform.vision.detectors.base import Detector
 
@@ -29,19 +30,29 @@ _TEMPLATE_GROWTH = 0.15
 _SEARCH = 0.4
 _MOST_STEP = 8
 _ANCHORS_KEPT = 6
+_GONE_MATCH = 0.5
+_GONE_PART_MATCH = 0.8
+_PART_SEARCH = 0.15
+_LEAST_GONE_PX = 16.0
 
 Template = npt.NDArray[np.float32]
 
 
 @dataclass
 class _Expected:
-    """A face that was seen: where, how it moved a frame, when last by a detector, and what it looked like."""
+    """A face that was seen: where, how it moved a frame, when last at all and by a detector, and what it looked like.
+
+    `best` is its highest score; `gone` says that its place was seen to hold something else.
+    """
 
     box: Boxes
     speed: npt.NDArray[np.float32]
     frame: int
     class_id: int
     template: Template | None
+    sighted: int
+    best: float
+    gone: bool = False
 
     def at(self, frame: int) -> Boxes:
         moved = self.speed * min(frame - self.frame, _MOST_STEP)
@@ -73,20 +84,37 @@ class Recall:
         sizes = [float(np.sqrt((e.box[2] - e.box[0]) * (e.box[3] - e.box[1]))) for e in self._expected]
         return min(sizes, default=None)
 
-    def settle(self, examined: list[ClipFrame], detected: dict[int, FrameSightings]) -> None:
+    def settle(self, window: list[ClipFrame], found: Scan) -> None:
         """Find again what was lost in these frames.
 
         Args:
-            examined: frames that the detector saw, in order; the last is the window's end.
-            detected: what it saw, by frame; is added to.
+            window: frames in order; the detector saw at least the last.
+            found: what it saw, by frame; is added to, and so is where faces are gone.
         """
-        for frame in examined:
-            if frame is examined[-1]:
+        detected = found.detected
+        for frame in (f for f in window if f.index in detected):
+            if frame is window[-1]:
                 self._find_missing(frame, detected)
             new = self._update(frame, detected[frame.index])
             for expected in new:
                 self._trace_back(expected, frame, detected)
-        self._anchors.append(examined[-1])
+                earlier = [f for f in (*self._anchors, *window) if f.index < frame.index]
+                self._look_for_end(expected, earlier[::-1], found)
+        for expected in self._expected:
+            self._look_for_end(expected, [f for f in window if f.index > expected.frame], found)
+        self._anchors.append(window[-1])
+
+    def _look_for_end(self, expected: _Expected, frames: list[ClipFrame], found: Scan) -> None:
+        """Keep the first of these frames, going away from where the face was seen, in which it is there no more."""
+        size = expected.box[2:] - expected.box[:2]
+        if expected.gone or expected.template is None or min(size) < _LEAST_GONE_PX:
+            return
+        for frame in frames:
+            place = expected.at(frame.index) if frame.index > expected.frame else expected.box
+            if _is_gone(expected.template, place, planes(frame.picture)[0]):
+                expected.gone = frame.index > expected.frame
+                found.gone.setdefault(frame.index, []).append(expected.box)
+                return
 
     def _find_missing(self, frame: ClipFrame, detected: dict[int, FrameSightings]) -> None:
         seen = detected[frame.index]
@@ -106,9 +134,14 @@ class Recall:
         seen = _add(seen, found.chosen(np.asarray(near, bool)))
         luma = planes(frame.picture)[0]
         for expected in missing:
-            if not _any_close(expected, frame, seen):
+            if not _any_close(expected, frame, seen) and self._may_last(expected, frame.index):
                 seen = _add(seen, self._by_pixels(expected, expected.at(frame.index), luma))
         detected[frame.index] = seen
+
+    def _may_last(self, expected: _Expected, frame: int) -> bool:
+        """Whether the pixels alone may still speak for it: not for long where the detector was never sure."""
+        doubtful = expected.best < self._policy.sure_threshold
+        return not doubtful or frame - expected.sighted <= 2 * self._policy.detect_stride
 
     def _trace_back(self, new: _Expected, frame: ClipFrame, detected: dict[int, FrameSightings]) -> None:
         """A face that turned up: was it there before, unnoticed?"""
@@ -161,7 +194,10 @@ class Recall:
             free.discard(best)
             moved = _centre(seen.boxes[best]) - _centre(expected.box)
             expected.speed = np.asarray(moved / max(1, frame.index - expected.frame), np.float32)
-            expected.box, expected.frame = seen.boxes[best], frame.index
+            expected.box, expected.frame, expected.gone = seen.boxes[best], frame.index, False
+            if seen.scores[best] > self._policy.low_threshold:
+                expected.sighted = frame.index
+            expected.best = max(expected.best, float(seen.scores[best]))
             if seen.scores[best] >= self._policy.detect_threshold:
                 expected.template = _template(luma, seen.boxes[best])
         self._expected = [e for e in self._expected if frame.index - e.frame <= self._patience]
@@ -169,7 +205,12 @@ class Recall:
         for i in sorted(free):
             if seen.scores[i] >= self._policy.detect_threshold:
                 box, still = seen.boxes[i], np.zeros(2, np.float32)
-                new.append(_Expected(box, still, frame.index, int(seen.class_ids[i]), _template(luma, box)))
+                new.append(
+                    _Expected(
+                        box, still, frame.index, int(seen.class_ids[i]), _template(luma, box), frame.index,
+                        float(seen.scores[i]),
+                    )
+                )  # fmt: skip
         self._expected += new
         return new
 
@@ -202,6 +243,31 @@ def _centre(box: Boxes) -> npt.NDArray[np.float32]:
 def _template(luma: npt.NDArray[np.uint8], box: Boxes) -> Template | None:
     patch = _patch(luma, box, _TEMPLATE_GROWTH)
     return None if patch is None else np.asarray(cv2.resize(patch, (_TEMPLATE, _TEMPLATE)), np.float32)
+
+
+def _is_gone(template: Template, place: Boxes, luma: npt.NDArray[np.uint8]) -> bool:
+    """Whether neither the face nor any quarter of it is to be seen near its place.
+
+    A face that turns, or that something slides over, keeps a part that looks as before for a while.
+    """
+    patch = _patch(luma, place, _TEMPLATE_GROWTH + _SEARCH)
+    if patch is None:
+        return False
+    scale = _TEMPLATE / (1 + 2 * _TEMPLATE_GROWTH)
+    side = round(scale * (1 + 2 * (_TEMPLATE_GROWTH + _SEARCH)))
+    here = cv2.resize(patch, (side, side))
+    if float(cv2.matchTemplate(here, template, cv2.TM_CCOEFF_NORMED).max()) >= _GONE_MATCH:
+        return False
+    # the parts are the face's own, without the ground around it
+    border = round(_TEMPLATE_GROWTH * scale)
+    half, reach = _TEMPLATE // 2 - border, round(_PART_SEARCH * scale)
+    for y, x in ((y, x) for y in (border, border + half) for x in (border, border + half)):
+        part = np.ascontiguousarray(template[y : y + half, x : x + half])
+        top, left = (side - _TEMPLATE) // 2 + y - reach, (side - _TEMPLATE) // 2 + x - reach
+        near = np.ascontiguousarray(here[top : top + half + 2 * reach, left : left + half + 2 * reach])
+        if float(cv2.matchTemplate(near, part, cv2.TM_CCOEFF_NORMED).max()) >= _GONE_PART_MATCH:
+            return False
+    return True
 
 
 def _patch(luma: npt.NDArray[np.uint8], box: Boxes, growth: float) -> Template | None:

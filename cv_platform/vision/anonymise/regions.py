@@ -27,6 +27,9 @@ _STEADY_S = 0.8
 _STEADY_SHARE = 0.35
 _SHRUNK = 0.87
 _STEADY_GROWTH = 0.5
+_AT_EDGE_PX = 4.0
+_SAME_PLACE = 0.3
+_GONE_SLACK = 1
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,23 @@ class HidingPlan:
         frames: of the clip.
         geometry: of its pictures.
         policy: margins and extensions.
+        gone: by frame, where a face that was seen before or after is not any more: no region is extended over it.
     """
 
     def __init__(
-        self, tracks: list[Track], cuts: list[int], frames: int, geometry: Geometry, policy: AnonymisePolicy
+        self,
+        tracks: list[Track],
+        cuts: list[int],
+        frames: int,
+        geometry: Geometry,
+        policy: AnonymisePolicy,
+        *,
+        gone: dict[int, list[Boxes]] | None = None,
     ) -> None:
         self.geometry = geometry
         starts = [0, *sorted(cuts), frames]
-        bridged = [_bridge(track, round(_STEADY_S * geometry.frame_rate)) for track in tracks]
-        self.tracks = [_grow(track, bridged, starts, geometry, policy) for track in bridged]
+        bridged = [_bridge(track, round(_STEADY_S * geometry.frame_rate), geometry, policy) for track in tracks]
+        self.tracks = [_grow(track, bridged, starts, geometry, policy, gone or {}) for track in bridged]
         self._buckets: dict[int, list[int]] = {}
         for number, dense in enumerate(self.tracks):
             for bucket in range(dense.first // _BUCKET, dense.last // _BUCKET + 1):
@@ -119,30 +130,33 @@ class _Bridged:
     first: int
     boxes: npt.NDArray[np.float64]
     bridged: npt.NDArray[np.bool_]
-    sighted: npt.NDArray[np.int64]
+    doubtful: bool
 
     @property
     def last(self) -> int:
         return self.first + len(self.boxes) - 1
 
 
-def _bridge(track: Track, reach: int) -> _Bridged:
+def _bridge(track: Track, reach: int, geometry: Geometry, policy: AnonymisePolicy) -> _Bridged:
     sighted = np.asarray(track.frames, np.int64)
     boxes = np.stack(track.boxes).astype(np.float64)
     frames = np.arange(sighted[0], sighted[-1] + 1)
     dense = np.stack([np.interp(frames, sighted, boxes[:, i]) for i in range(4)], axis=1)
-    return _Bridged(int(sighted[0]), _steadied(dense, reach), ~np.isin(frames, sighted), sighted)
+    doubtful = track.best < policy.sure_threshold
+    return _Bridged(int(sighted[0]), _steadied(dense, reach, geometry), ~np.isin(frames, sighted), doubtful)
 
 
-def _steadied(boxes: npt.NDArray[np.float64], reach: int) -> npt.NDArray[np.float64]:
+def _steadied(boxes: npt.NDArray[np.float64], reach: int, geometry: Geometry) -> npt.NDArray[np.float64]:
     """Boxes (N, 4) where one that shrinks for a while, its face half hidden, keeps what it had before and after.
 
     Each edge takes its outermost place within `reach` frames, where the face hardly moves in that time; where it
-    moves, the reach shrinks to what it moves little in.
+    moves, the reach shrinks to what it moves little in. An edge at the picture's own edge says nothing about that: a
+    face that enters or leaves is cut there, and moves as its other edge does.
     """
     size = boxes[:, 2:] - boxes[:, :2]
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     steadied = boxes.copy()
+    far = np.array([geometry.width, geometry.height])
     for width in (reach, reach // 2, reach // 4):
         if width < 2 or len(boxes) < 3:
             break
@@ -151,7 +165,16 @@ def _steadied(boxes: npt.NDArray[np.float64], reach: int) -> npt.NDArray[np.floa
         largest = maximum_filter1d(size, window, axis=0, mode="nearest")
         shrunk = (size < _SHRUNK * largest).any(axis=1)
         # the shrinking itself moves one edge; true movement moves both
-        moved = np.minimum(highest[:, :2] - lowest[:, :2], highest[:, 2:] - lowest[:, 2:])
+        ranges = highest - lowest
+        cut = np.concatenate([lowest[:, :2] <= _AT_EDGE_PX, highest[:, 2:] >= far - _AT_EDGE_PX], axis=1)
+        near_side, far_side = ranges[:, :2], ranges[:, 2:]
+        moved = np.where(
+            cut[:, :2] | cut[:, 2:],
+            np.where(
+                cut[:, :2] & cut[:, 2:], np.maximum(near_side, far_side), np.where(cut[:, :2], far_side, near_side)
+            ),
+            np.minimum(near_side, far_side),
+        )
         still = shrunk & (moved <= _STEADY_SHARE * largest).all(axis=1)
         near = np.abs(centre - (lowest[:, :2] + highest[:, 2:]) / 2) <= _STEADY_GROWTH * largest
         use = still & near.all(axis=1)
@@ -160,12 +183,15 @@ def _steadied(boxes: npt.NDArray[np.float64], reach: int) -> npt.NDArray[np.floa
     return steadied
 
 
-def _held(track: _Bridged, others: list[_Bridged], sign: int, most: int) -> int:
+def _held(track: _Bridged, others: list[_Bridged], sign: int, most: int, geometry: Geometry) -> int:
     """How long a track is held beyond its end because something else that is hidden lies over it: frames.
 
-    Two faces that overlap are often reported as one; the one behind has not gone.
+    Two faces that overlap are often reported as one; the one behind has not gone. One that the picture's edge cuts
+    has.
     """
     end, box = (track.last, track.boxes[-1]) if sign > 0 else (track.first, track.boxes[0])
+    if (box[:2] <= _AT_EDGE_PX).any() or (box[2:] >= np.array([geometry.width, geometry.height]) - _AT_EDGE_PX).any():
+        return 0
     area = max(float((box[2] - box[0]) * (box[3] - box[1])), 1.0)
     longest = 0
     for other in others:
@@ -195,18 +221,41 @@ def _iou(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
     return float(overlap(a[None].astype(np.float32), b[None].astype(np.float32))[0, 0])
 
 
+def _until_gone(box: npt.NDArray[np.float64], end: int, sign: int, most: int, gone: dict[int, list[Boxes]]) -> int:
+    """How many frames beyond its end a track is extended, at most: a little past where its face is gone."""
+    for away in range(1, most + 1):
+        places = gone.get(end + sign * away)
+        if places and overlap(box[None].astype(np.float32), np.stack(places)).max() >= _SAME_PLACE:
+            return min(most, away - 1 + _GONE_SLACK)
+    return most
+
+
 def _grow(
-    track: _Bridged, others: list[_Bridged], starts: list[int], geometry: Geometry, policy: AnonymisePolicy
+    track: _Bridged,
+    others: list[_Bridged],
+    starts: list[int],
+    geometry: Geometry,
+    policy: AnonymisePolicy,
+    gone: dict[int, list[Boxes]],
 ) -> DenseTrack:
     """Extend a track at both ends, inside its scene, and grow its boxes by what size and movement ask for."""
     scene = bisect_right(starts, track.first) - 1
     extend = max(2, round(policy.extend_s * geometry.frame_rate))
     most = max(extend, round(policy.max_gap_s * geometry.frame_rate))
     vanished = max(extend, round(policy.vanish_s * geometry.frame_rate))
-    before = vanished if _away_from_edges(track.boxes[0], geometry) else extend
-    after = vanished if _away_from_edges(track.boxes[-1], geometry) else extend
-    first = max(starts[scene], track.first - max(before, _held(track, others, -1, most) + extend))
-    last = min(starts[scene + 1] - 1, track.last + max(after, _held(track, others, 1, most) + extend))
+    if track.doubtful:
+        before = after = max(2, policy.detect_stride)
+    else:
+        before = vanished if _away_from_edges(track.boxes[0], geometry) else extend
+        after = vanished if _away_from_edges(track.boxes[-1], geometry) else extend
+        # what lies over a face hides its pixels: they say nothing then
+        before = _until_gone(track.boxes[0], track.first, -1, before, gone)
+        after = _until_gone(track.boxes[-1], track.last, 1, after, gone)
+        if held := _held(track, others, -1, most, geometry):
+            before = max(before, held + extend)
+        if held := _held(track, others, 1, most, geometry):
+            after = max(after, held + extend)
+    first, last = max(starts[scene], track.first - before), min(starts[scene + 1] - 1, track.last + after)
     frames = np.arange(first, last + 1)
     inner = np.clip(frames, track.first, track.last) - track.first
     dense = track.boxes[inner]

@@ -169,8 +169,7 @@ class _Examiner:
         first, last = window[0].frame.index, window[-1].frame.index
         if any(first < cut <= last for cut in self._found.cuts[-8:]):
             self._recall.forget()
-        done = [look.frame for look in window[1:] or window if look.frame.index in self._found.detected]
-        self._recall.settle(done, self._found.detected)
+        self._recall.settle([look.frame for look in window[1:] or window], self._found)
         self._sample(window)
 
     def finish(self) -> None:

@@ -55,6 +55,7 @@ class Scan:
         detected: by frame that the detector examined.
         verified: by frame that the verifier examined.
         cuts: frames that start a new scene.
+        gone: by frame, where a face was seen shortly before or after, and the picture holds something else.
         checksums: CRC-32 of each frame's planes, where asked for.
     """
 
@@ -62,6 +63,7 @@ class Scan:
     detected: dict[int, FrameSightings] = field(default_factory=dict)
     verified: dict[int, FrameSightings] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)
+    gone: dict[int, list[Boxes]] = field(default_factory=dict)
     checksums: list[int] = field(default_factory=list)
 
     @property

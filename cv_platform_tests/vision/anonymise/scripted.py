@@ -184,6 +184,20 @@ def write_squares(
     return path
 
 
+def write_pictures(path: Path, pictures: Sequence[Picture], *, fps: int = 25) -> Path:
+    """Write a clip of these pictures (BGR)."""
+    height, width = pictures[0].shape[:2]
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("libx264", rate=fps, options={"crf": "12"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
+            frame.pts = number
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
 def read_pictures(path: Path) -> tuple[list[float], list[Picture]]:
     """Times in seconds and pictures (BGR) of a clip."""
     times, pictures = [], []

@@ -34,9 +34,16 @@ def box(x: float, y: float = 150, side: float = 40) -> tuple[float, float, float
     return (x, y, x + side, y + side)
 
 
-def plan(sightings: dict[int, FrameSightings], cuts: list[int] | None = None) -> HidingPlan:
+def plan(
+    sightings: dict[int, FrameSightings], cuts: list[int] | None = None, gone: dict[int, Boxes] | None = None
+) -> HidingPlan:
     tracks = link(sightings, cuts or [], 25.0, POLICY)
-    return HidingPlan(tracks, cuts or [], FRAMES, GEOMETRY, POLICY)
+    places = {f: [np.array(b, np.float32) for b in boxes] for f, boxes in (gone or {}).items()}
+    return HidingPlan(tracks, cuts or [], FRAMES, GEOMETRY, POLICY, gone=places)
+
+
+def hidden_share(made: HidingPlan, frame: int) -> float:
+    return covered_share(np.array([0, 0, 640, 360], np.float32), made.regions(frame), None, width=640, height=360)
 
 
 def is_hidden(made: HidingPlan, frame: int, where: tuple[float, float, float, float]) -> bool:
@@ -99,6 +106,79 @@ def test_weak_sightings_continue_a_track_but_make_none() -> None:
 def test_a_half_hidden_face_keeps_its_size() -> None:
     shrunk = {f: seen([box(100)] if not 20 <= f < 32 else [(100, 150, 118, 185)]) for f in range(60)}
     assert all(is_hidden(plan(shrunk), f, box(100)) for f in range(60))
+
+
+@pytest.mark.parametrize("enters", [True, False], ids=["enters", "leaves"])
+@pytest.mark.parametrize("speed", [4, 12])
+def test_a_face_that_the_edge_cuts_is_not_taken_for_a_half_hidden_one(enters: bool, speed: int) -> None:
+    def cut(f: int) -> tuple[float, float, float, float]:
+        x = (speed * f if enters else speed * (29 - f)) - 100.0
+        return (max(0.0, x), 100, x + 120, 260)
+
+    made = plan({f: seen([cut(f)]) for f in range(30)})
+    for f in range(30):
+        left, top, right, bottom = cut(f)
+        assert is_hidden(made, f, cut(f))
+        assert hidden_share(made, f) * 640 * 360 < 2.2 * (right - left + 20) * (bottom - top)
+
+
+def test_a_face_that_crosses_the_whole_picture_is_hidden_where_it_is() -> None:
+    def cut(f: int) -> tuple[float, float, float, float]:
+        x = 20 * f - 200.0
+        return (max(0.0, x), 80, min(640.0, x + 240), 330)
+
+    made = plan({f: seen([cut(f)]) for f in range(2, 40)})
+    assert all(is_hidden(made, f, cut(f)) for f in range(2, 40))
+    assert max(hidden_share(made, f) for f in range(FRAMES)) < 0.8
+
+
+@pytest.mark.parametrize(("score", "hidden"), [(0.9, True), (0.3, False)])
+def test_only_a_face_that_was_once_sure_is_bridged_over_a_long_gap(score: float, hidden: bool) -> None:
+    sightings = {f: seen([box(100)] if f < 10 or f >= 40 else [], score) for f in range(50)}
+    assert is_hidden(plan(sightings), 25, box(100)) is hidden
+
+
+@pytest.mark.parametrize("score", [0.9, 0.3])
+@pytest.mark.parametrize("stride", [1, 4, 8])
+def test_a_doubtful_face_is_bridged_between_regular_looks(score: float, stride: int) -> None:
+    made = plan({f: seen([box(100 + f)], score) for f in range(0, 41, stride)})
+    assert all(is_hidden(made, f, box(100 + f)) for f in range(41))
+
+
+def test_a_weak_rest_of_a_doubtful_track_is_no_face() -> None:
+    sightings = {f: seen([box(100)], 0.3 if f == 10 else 0.12) for f in (9, 10, 11, 40, 41, 42)}
+    made = plan(sightings)
+    assert is_hidden(made, 10, box(100))
+    assert made.regions(41) == []
+
+
+@pytest.mark.parametrize(
+    ("gone", "first", "last"),
+    [
+        ({}, 30, 69),
+        ({60: [box(300)]}, 30, 60),
+        ({63: [box(302)]}, 30, 63),
+        ({39: [box(300)]}, 39, 69),
+        ({60: [box(400)]}, 30, 69),
+        ({75: [box(300)]}, 30, 69),
+    ],
+    ids=["nothing known", "after", "later", "before", "elsewhere", "too late"],
+)
+def test_a_region_is_extended_no_further_than_where_the_face_is_gone(
+    gone: dict[int, Boxes], first: int, last: int
+) -> None:
+    made = plan({f: seen([box(300)]) for f in range(40, 60)}, gone=gone)
+    touched = made.touched()
+    assert (min(touched), max(touched)) == (first, last)
+
+
+def test_a_face_behind_another_is_held_though_its_pixels_are_gone() -> None:
+    def faces(f: int) -> Boxes:
+        front = box(60 + 5 * f, 155)
+        return [front] if f >= 34 else [front, box(240)]
+
+    made = plan({f: seen(faces(f)) for f in range(0, 90, 2)}, gone={34: [box(240)]})
+    assert all(is_hidden(made, f, box(240)) for f in range(42))
 
 
 @given(st.integers(0, 2**31), st.floats(0, 12), st.floats(0.0, 0.3))
