@@ -1,13 +1,17 @@
-"""The loop that all clip stages share: claim, work, commit, one clip after another."""
+"""The loop that all clip stages share: claim, work, commit, one clip after another.
+
+Clips that are quick are claimed a few at a time, since claiming would cost the ledger more than it need; each has its
+own lease and fence, so that a worker that dies loses no more than one that holds a single clip.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import psycopg
 
@@ -15,10 +19,16 @@ from cv_platform import faults
 from cv_platform.governance.keys import KeyDestroyed, KeyEncryptionKeyError
 from cv_platform.pipeline.platform import Platform, sweep_scratch
 from cv_platform.storage.database import Connection
-from cv_platform.storage.ledger.claims import claim_clips, kept_alive, postpone, release
+from cv_platform.storage.ledger.claims import Leases, begin, claim_clips, kept_alive, postpone, release
 from cv_platform.storage.ledger.commits import commit, reject
 from cv_platform.storage.ledger.model import Claim, Scope, StaleClaim
 from cv_platform.storage.objects import ObjectMissing
+
+MOST_IN_HAND: Final = 4
+"""Most clips that one worker holds: what the claims' benchmark measures. More would keep other workers waiting."""
+
+_IN_HAND_S: Final = 60.0
+"""Longest time for which clips are taken ahead: others may be idle, and who dies holds them for a lease."""
 
 
 class ClipRefused(Exception):
@@ -95,11 +105,12 @@ def run_stage(platform: Platform, work: ClipStage, scope: Scope) -> StageReport:
     """Work on every clip of the scope that waits at the stage, until none is left.
 
     A clip that cannot be processed is quarantined and the others go on. A failure that may pass is tried again later,
-    `max_attempts` times. When the process is interrupted, the clip in hand is given back.
+    `max_attempts` times. When the process is interrupted, the clips in hand are given back.
     """
     report = StageReport(work.stage)
     started = time.monotonic()
     settings = platform.settings
+    pace = Pace(lease_s=settings.lease_s)
     sweep_scratch(settings)
     while not platform.should_stop():
         claims = claim_clips(
@@ -109,14 +120,37 @@ def run_stage(platform: Platform, work: ClipStage, scope: Scope) -> StageReport:
             scope=scope,
             run_id=platform.run_id,
             lease_s=settings.lease_s,
-            limit=1,
+            limit=pace.how_many(),
         )
         if not claims:
             break
-        _work_on(platform, work, claims[0], report)
-        platform.progress(report.done, 0)
+        _work_through(platform, work, claims, report, pace)
     report.seconds = time.monotonic() - started
     return report
+
+
+class Pace:
+    """How many clips a worker takes at once: what it does in a minute, at the pace of the slowest of the last ones.
+
+    The first is taken alone: nothing is known yet.
+
+    Args:
+        lease_s: half of it is a bound as well.
+    """
+
+    def __init__(self, *, lease_s: float) -> None:
+        self._bound_s = min(_IN_HAND_S, lease_s / 2)
+        self._last: deque[float] = deque(maxlen=2 * MOST_IN_HAND)
+
+    def took(self, seconds: float) -> None:
+        """A clip took so long, whatever became of it."""
+        self._last.append(seconds)
+
+    def how_many(self) -> int:
+        """Clips to claim next, 1 to `MOST_IN_HAND`."""
+        if not self._last:
+            return 1
+        return max(1, min(MOST_IN_HAND, int(self._bound_s / max(0.001, *self._last))))
 
 
 def retry_delay_s(platform: Platform, attempts: int) -> float:
@@ -124,31 +158,52 @@ def retry_delay_s(platform: Platform, attempts: int) -> float:
     return float(platform.settings.retry_base_s * 2 ** (attempts - 1))
 
 
-def _work_on(platform: Platform, work: ClipStage, claim: Claim, report: StageReport) -> None:
-    database, settings, clip_id = platform.database, platform.settings, claim.clip.clip_id
+def _work_through(platform: Platform, work: ClipStage, claims: list[Claim], report: StageReport, pace: Pace) -> None:
+    """Work on claimed clips, one after the other; those that are not begun are given back, whatever happens."""
+    waiting = deque(claims)
+    if len(claims) > 1:
+        faults.point(f"{work.stage}.several_claimed")
+    with kept_alive(platform.database, claims, lease_s=platform.settings.lease_s) as leases:
+        try:
+            while waiting and not platform.should_stop():
+                claim = waiting.popleft()
+                started = time.monotonic()
+                _work_on(platform, work, claim, leases, report)
+                pace.took(time.monotonic() - started)
+                platform.progress(report.done, 0)
+        finally:
+            if waiting:
+                give_back(lambda: release(platform.database, list(waiting)))
+
+
+def _work_on(platform: Platform, work: ClipStage, taken: Claim, leases: Leases, report: StageReport) -> None:
+    database, settings, clip_id = platform.database, platform.settings, taken.clip.clip_id
     started = time.monotonic()
+    claim = taken
     try:
+        claim = begin(database, taken)
         if claim.attempts > settings.max_attempts:
             # Its workers ended without a word: killed by it, or with it.
             raise ClipRefused("worker_died", f"{claim.stage}: {claim.attempts - 1} workers died on it")
         if claim.attempts > 1:
             sweep_scratch(settings)  # whoever had it before may have died on this machine, with raw bytes in hand
         faults.point(f"{claim.stage}.claimed")
-        with kept_alive(database, claim, lease_s=settings.lease_s) as lost:
-            finished = work.work(platform, claim, lost)
-            if lost.is_set():
-                raise ClaimLost
-            seconds = time.monotonic() - started
-            commit(
-                database,
-                claim,
-                seconds=seconds,
-                output_key=finished.output_key,
-                output_sha256=finished.output_sha256,
-                store=finished.store,
-                counts=finished.counts,
-                write=finished.write,
-            )
+        lost = leases.lost(taken)
+        finished = work.work(platform, claim, lost)
+        if lost.is_set():
+            raise ClaimLost
+        seconds = time.monotonic() - started
+        commit(
+            database,
+            claim,
+            seconds=seconds,
+            output_key=finished.output_key,
+            output_sha256=finished.output_sha256,
+            store=finished.store,
+            counts=finished.counts,
+            write=finished.write,
+        )
+        leases.let_go(taken)  # before what follows the commit
         report.done += 1
         report.clips.append({**finished.counts, "seconds": seconds})
     except ClipRefused as refused:
@@ -161,7 +216,7 @@ def _work_on(platform: Platform, work: ClipStage, claim: Claim, report: StageRep
         platform.log.info("%s: clip %s was taken over or its input changed; dropped", claim.stage, clip_id)
     except (psycopg.OperationalError, psycopg.InterfaceError, KeyEncryptionKeyError):
         # Not the clip's doing, and the next one would meet it too: nothing is counted against the clip.
-        give_back(lambda: release(database, [claim]))
+        give_back(lambda: release(database, [taken]))
         raise
     except Exception as error:  # noqa: BLE001  # whatever a library raises on one clip must not stop the others
         if claim.attempts >= settings.max_attempts:
@@ -173,10 +228,12 @@ def _work_on(platform: Platform, work: ClipStage, claim: Claim, report: StageRep
                 "%s: clip %s failed, will be tried again: %s", claim.stage, clip_id, describe_error(error)
             )
     except BaseException:
-        release(database, [claim])
+        release(database, [taken])
         raise
     else:
         _follow_up(platform, claim, finished)
+    finally:
+        leases.let_go(taken)
 
 
 def _follow_up(platform: Platform, claim: Claim, finished: Finished) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cv_platform.pipeline.publishing import collect_garbage
+from cv_platform.pipeline.stage import MOST_IN_HAND
 from cv_platform.storage.ledger.model import DECODED_FRAMES, DETECTIONS, RAW_CLIPS, STAGES, TRACKS
 from cv_platform.storage.ledger.queries import balance
 from cv_platform.storage.ledger.versions import adopt_versions
@@ -111,6 +112,66 @@ def test_the_lease_alone_takes_a_clip_from_a_stopped_process(make_world: Callabl
         first.wait()
         if first.stderr is not None:
             first.stderr.close()
+
+
+def _six_decoded(world: World, folder: Path) -> World:
+    """Six clips of one camera that wait for `detections`."""
+    for n in range(6):
+        path = short_clip(folder / f"{n}.mp4", first_level=5 * n, frames=3)
+        world.upload(path, MORNING + timedelta(seconds=2 * n))
+    world.ingest()
+    world.run(RAW_CLIPS, DECODED_FRAMES)
+    return world
+
+
+_IN_HAND = "SELECT count(*), sum(attempts) FROM cv.stages WHERE stage = 'detections' AND state = 'running'"
+
+
+def test_a_worker_killed_with_several_clips_in_hand_loses_none(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    """The first clip is taken alone; the worker dies when it has taken the next ones at once."""
+    undisturbed, killed = (_six_decoded(make_world(), tmp_path) for _ in range(2))
+    undisturbed.run(DETECTIONS, TRACKS)
+    for done in (1, 2):
+        worker = workers.start(killed.settings, DETECTIONS, plan={f"{DETECTIONS}.several_claimed": "kill"})
+        assert workers.ended(worker) == -signal.SIGKILL
+        assert killed.rows(_IN_HAND) == [(MOST_IN_HAND, 0)], "none of them was begun"
+        assert killed.rows("SELECT count(*) FROM cv.stages WHERE stage = 'detections' AND state = 'done'") == [(done,)]
+        workers.expire_leases(killed)
+    killed.run(DETECTIONS, TRACKS)
+    assert killed.picture() == undisturbed.picture()
+
+
+def test_a_worker_stopped_with_several_clips_in_hand_begins_none_that_is_anothers(
+    make_world: Callable[..., World], tmp_path: Path
+) -> None:
+    world = _six_decoded(make_world(), tmp_path)
+    plan = {f"{DETECTIONS}.several_claimed": f"stop@{tmp_path / 'once'}"}
+    stopped = workers.start(world.settings, DETECTIONS, plan=plan)
+    workers.wait_stopped(stopped.pid or 0)
+    assert world.rows(_IN_HAND) == [(MOST_IN_HAND, 0)]
+    workers.expire_leases(world)
+    assert world.run(DETECTIONS)[DETECTIONS].done == 5
+    finished, fences = world.picture(), world.rows("SELECT clip_id, stage, fence FROM cv.stages ORDER BY 1, 2")
+    assert workers.go_on(stopped) == 0
+    assert world.picture() == finished
+    assert world.rows("SELECT clip_id, stage, fence FROM cv.stages ORDER BY 1, 2") == fences
+
+
+def test_a_clip_that_kills_its_workers_takes_no_other_with_it(make_world: Callable[..., World], tmp_path: Path) -> None:
+    """Those in hand with it are blamed for nothing, however often their worker dies."""
+    world = _six_decoded(make_world(), tmp_path)
+    poison = world.rows("SELECT clip_id FROM cv.clips ORDER BY captured_at OFFSET 2 LIMIT 1")[0][0]
+    for death in range(1, 4):
+        assert workers.ended(workers.start_poisoned(world.settings, DETECTIONS, poison=poison)) == -signal.SIGKILL
+        counted = world.rows("SELECT clip_id, attempts FROM cv.stages WHERE stage = 'detections' AND attempts > 0")
+        assert counted == [(poison, death)]
+        workers.expire_leases(world)
+    report = world.run(DETECTIONS)[DETECTIONS]
+    assert dict(report.quarantined) == {"worker_died": 1}
+    assert world.states() == {"in_progress": 5, "quarantined": 1}
+    assert world.rows("SELECT count(*) FROM cv.stages WHERE stage = 'detections' AND state = 'done'") == [(5,)]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from cv_platform.pipeline.platform import Platform, sweep_scratch
-from cv_platform.pipeline.stage import ClipRefused, Finished, StageReport, run_stage
+from cv_platform.pipeline.stage import MOST_IN_HAND, ClipRefused, Finished, Pace, StageReport, run_stage
 from cv_platform.storage.ledger.model import Claim, Scope
 from cv_platform.storage.ledger.queries import balance
 from cv_platform.storage.objects import ObjectMissing
@@ -123,6 +123,55 @@ def test_an_interrupted_run_gives_its_clip_back(waiting: World) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(waiting, failing(KeyboardInterrupt()))
     assert waiting.rows("SELECT DISTINCT state, attempts FROM cv.stages WHERE stage = 'raw_clips'") == [("pending", 0)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "lease_s", "expected"),
+    [
+        ([], 120.0, 1),  # nothing is known yet
+        ([0.1], 120.0, MOST_IN_HAND),
+        ([20.0], 120.0, 3),  # a minute's worth
+        ([61.0], 120.0, 1),
+        ([0.1, 0.1, 25.0, 0.1], 120.0, 2),  # the slowest of the last ones
+        ([90.0, *[0.1] * 20], 120.0, MOST_IN_HAND),
+        ([20.0], 60.0, 1),  # half a lease
+        ([0.0], 120.0, MOST_IN_HAND),
+    ],
+)
+def test_quick_clips_are_taken_a_few_at_a_time(seconds: list[float], lease_s: float, expected: int) -> None:
+    pace = Pace(lease_s=lease_s)
+    for each in seconds:
+        pace.took(each)
+    assert pace.how_many() == expected
+
+
+@pytest.mark.parametrize("how", ["asked", "interrupted", "database"])
+def test_a_run_that_ends_gives_back_what_it_had_not_begun(make_world: Callable[..., World], how: str) -> None:
+    world = make_world()
+    for minute in range(6):
+        world.platform.restricted.put_bytes(f"raw/north/cam1/2026/03/01/20260301T08{minute:02}00Z.mp4", b"x%d" % minute)
+    world.ingest()
+    held = "SELECT count(*) FROM cv.stages WHERE stage = 'raw_clips' AND state = 'running'"
+    seen: list[int] = []
+
+    def does(claim: Claim) -> Finished:
+        seen.append(world.rows(held)[0][0])
+        if len(seen) == 3 and how == "interrupted":
+            raise KeyboardInterrupt
+        if len(seen) == 3 and how == "database":
+            raise psycopg.OperationalError("the connection is lost")
+        return Finished()
+
+    if how == "asked":
+        world.platform.should_stop = lambda: len(seen) == 3
+        assert run(world, does).done == 3
+    else:
+        with pytest.raises(KeyboardInterrupt if how == "interrupted" else psycopg.OperationalError):
+            run(world, does)
+    assert seen == [1, MOST_IN_HAND, MOST_IN_HAND - 1]
+    left = world.rows("SELECT state, attempts, count(*) FROM cv.stages WHERE stage = 'raw_clips' GROUP BY 1, 2")
+    done = 3 if how == "asked" else 2
+    assert sorted(left) == [("done", 0, done), ("pending", 0, 6 - done)]
 
 
 def test_what_follows_a_commit_may_fail(waiting: World) -> None:

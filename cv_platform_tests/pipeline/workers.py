@@ -8,18 +8,22 @@ import signal
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from threading import Event
 
 from cv_platform import faults
 from cv_platform.pipeline import erasure
 from cv_platform.pipeline.expiry import expire
 from cv_platform.pipeline.hot_to_warm import drain
+from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.publishing import publish_due
+from cv_platform.pipeline.stage import ClipStage, Finished, run_stage
 from cv_platform.settings import Settings
-from cv_platform.storage.ledger.model import Scope
+from cv_platform.storage.ledger.model import Claim, Scope
 from cv_platform.vision.tracking import make_tracker
-from cv_platform_tests.pipeline.world import VERSIONS, World
+from cv_platform_tests.pipeline.world import VERSIONS, World, work_of
 
 # Compiled code is loaded in the server, before it forks.
 if multiprocessing.current_process().name != "MainProcess" or os.environ.get("CV_TEST_PRELOAD"):
@@ -48,6 +52,13 @@ def start(
 ) -> ForkServerProcess:
     """Start a worker on stages, with a plan of faults."""
     worker = context().Process(target=_work, args=(settings, stages, plan or {}, versions or VERSIONS), daemon=True)
+    worker.start()
+    return worker
+
+
+def start_poisoned(settings: Settings, stage: str, *, poison: uuid.UUID) -> ForkServerProcess:
+    """Start a worker on a stage that one clip kills in the middle of its work."""
+    worker = context().Process(target=_work_poisoned, args=(settings, stage, poison), daemon=True)
     worker.start()
     return worker
 
@@ -112,6 +123,31 @@ def _work(settings: Settings, stages: tuple[str, ...], plan: dict[str, str], ver
             publish_due(world.platform, Scope())
         else:
             world.run(*stages, versions=versions)
+
+
+@dataclass
+class _Poisoned:
+    """A stage's work, but for the clip that kills its worker."""
+
+    inner: ClipStage
+    poison: uuid.UUID
+
+    @property
+    def stage(self) -> str:
+        return self.inner.stage
+
+    @property
+    def version(self) -> str:
+        return self.inner.version
+
+    def work(self, platform: Platform, claim: Claim, lost: Event) -> Finished:
+        if claim.clip.clip_id == self.poison:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.inner.work(platform, claim, lost)
+
+
+def _work_poisoned(settings: Settings, stage: str, poison: uuid.UUID) -> None:
+    run_stage(World.at(settings).platform, _Poisoned(work_of(stage, VERSIONS[stage]), poison), Scope())
 
 
 def _erase(settings: Settings, request_id: uuid.UUID, plan: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from cv_platform.storage.database import Connection, Database
-from cv_platform.storage.ledger.claims import AT_CURRENT_VERSION, claim_clips, kept_alive, postpone, release
+from cv_platform.storage.ledger.claims import AT_CURRENT_VERSION, begin, claim_clips, kept_alive, postpone, release
 from cv_platform.storage.ledger.commits import commit, note_object, reject
 from cv_platform.storage.ledger.heads import (
     claim_camera,
@@ -269,15 +269,39 @@ def test_scopes_narrow_a_claim(database: Database) -> None:
 
 
 def test_a_lease_is_renewed_until_it_is_lost(database: Database) -> None:
-    register_uploads(database, [upload(0)])
-    claim = claim_one(database, "raw_clips", lease_s=0.6)
-    assert claim is not None
-    with kept_alive(database, claim, lease_s=0.6) as lost:
+    register_uploads(database, [upload(n) for n in range(3)])
+    replaced, kept, ended = claim_clips(
+        database, "raw_clips", version="v1", scope=Scope(), run_id="r", lease_s=0.6, limit=3
+    )
+    with kept_alive(database, [replaced, kept, ended], lease_s=0.6) as leases:
         time.sleep(1.0)
-        assert claim_one(database, "raw_clips") is None  # it would have run out by now
-        assert not lost.is_set()
+        assert claim_one(database, "raw_clips") is None  # they would have run out by now
+        assert not leases.lost(replaced).is_set()
+        leases.let_go(ended)
+        postpone(database, ended, delay_s=0.0, error="e")
         register_uploads(database, [upload(0, etag="new")])
-        assert lost.wait(5)
+        assert leases.lost(replaced).wait(5)
+        time.sleep(0.3)
+        assert not leases.lost(kept).is_set(), "each clip has a lease of its own"
+        assert not leases.lost(ended).is_set(), "it was let go, not lost"
+
+
+def test_an_attempt_counts_where_work_begins(database: Database) -> None:
+    register_uploads(database, [upload(0), upload(1)])
+
+    def claimed(lease_s: float) -> list[Claim]:
+        return claim_clips(database, "raw_clips", version="v1", scope=Scope(), run_id="r", lease_s=lease_s, limit=2)
+
+    first, second = claimed(-1)
+    assert begin(database, first).attempts == 1
+    again = {claim.clip.clip_id: claim for claim in claimed(60)}
+    assert [again[claim.clip.clip_id].attempts for claim in (first, second)] == [1, 0]
+    with pytest.raises(StaleClaim):
+        begin(database, first)  # another has it: nothing is counted
+    begun = begin(database, again[first.clip.clip_id])
+    assert begun.attempts == 2
+    release(database, [again[first.clip.clip_id], again[second.clip.clip_id]])
+    assert sorted(claim.attempts for claim in claimed(60)) == [0, 1], "what was given back is not counted"
 
 
 def test_two_commits_that_would_wait_for_each_other_both_end(database: Database) -> None:

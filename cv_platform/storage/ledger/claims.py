@@ -6,12 +6,13 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import psycopg
 
 from cv_platform.storage.database import Connection, Database
-from cv_platform.storage.ledger.model import UPSTREAM, Claim, Clip, Scope
+from cv_platform.storage.ledger.model import UPSTREAM, Claim, Clip, Scope, StaleClaim
 
 _CLIP_COLUMNS = (
     "c.clip_id, c.site_id, c.camera_id, c.capture_date, c.captured_at, c.upload_key, c.published_key, c.size_bytes,"
@@ -31,7 +32,7 @@ def claim_clips(
     """Claim clips whose lease has run out, then clips that wait at a stage: by day and site, oldest first.
 
     Each claimed row's fence goes up, so that whoever held it before can no longer commit. A worker at a version that
-    the deployment has left gets nothing.
+    the deployment has left gets nothing. An attempt is counted where work begins, by `begin`.
     """
     with database.transaction() as connection:
         rows = connection.execute(
@@ -52,7 +53,7 @@ def claim_clips(
             ), taken AS (
                 UPDATE cv.stages s
                 SET state = 'running', fence = s.fence + 1, version = %(version)s, run_id = %(run_id)s,
-                    attempts = s.attempts + 1, lease_expires_at = now() + %(lease)s
+                    lease_expires_at = now() + %(lease)s
                 FROM wanted WHERE s.clip_id = wanted.clip_id AND s.stage = %(stage)s
                 RETURNING s.clip_id, s.fence, s.input_generation, s.attempts
             )
@@ -86,14 +87,38 @@ def claim_clips(
     ]
 
 
-def release(database: Database, claims: Sequence[Claim]) -> None:
-    """Give claims back unused, as when a run is asked to stop: another may take them at once, none is counted."""
+def begin(database: Database, claim: Claim) -> Claim:
+    """Count an attempt, where work on a claimed clip begins; returns the claim with it.
+
+    Apart from the claim itself: a worker that is killed with several clips in hand counts against the one that it was
+    at, not against those that it had not looked at yet.
+
+    Raises:
+        StaleClaim: the claim is lost; do not begin.
+    """
     with database.transaction() as connection:
-        for claim in claims:
+        row = connection.execute(
+            "UPDATE cv.stages SET attempts = attempts + 1 WHERE clip_id = %s AND stage = %s AND state = 'running'"
+            " AND fence = %s AND input_generation = %s RETURNING attempts",
+            [claim.clip.clip_id, claim.stage, claim.fence, claim.input_generation],
+        ).fetchone()
+    if row is None:
+        raise StaleClaim(f"{claim.stage}: the claim was taken over or its input changed")
+    return replace(claim, attempts=row[0])
+
+
+def release(database: Database, claims: Sequence[Claim]) -> None:
+    """Give claims back as they were taken, as when a run is asked to stop: another may take them at once.
+
+    Args:
+        claims: as `claim_clips` gave them: the attempts that they name are what is left counted.
+    """
+    for claim in claims:  # a transaction each: several rows locked in whatever order could wait for another's
+        with database.transaction() as connection:
             connection.execute(
-                "UPDATE cv.stages SET state = 'pending', lease_expires_at = NULL, attempts = attempts - 1"
+                "UPDATE cv.stages SET state = 'pending', lease_expires_at = NULL, attempts = %s"
                 " WHERE clip_id = %s AND stage = %s AND state = 'running' AND fence = %s",
-                [claim.clip.clip_id, claim.stage, claim.fence],
+                [claim.attempts, claim.clip.clip_id, claim.stage, claim.fence],
             )
 
 
@@ -107,48 +132,93 @@ def postpone(database: Database, claim: Claim, *, delay_s: float, error: str) ->
         )
 
 
+class Leases:
+    """Claims at one stage that one thread renews, each with an event that is set once it is lost."""
+
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        self._lost = {claim.clip.clip_id: threading.Event() for claim in claims}
+        self._kept = {claim.clip.clip_id: claim for claim in claims}
+
+    def lost(self, claim: Claim) -> threading.Event:
+        """Set once the claim is another's, or may be by now."""
+        return self._lost[claim.clip.clip_id]
+
+    def let_go(self, claim: Claim) -> None:
+        """The claim was ended: it is renewed no longer."""
+        self._kept.pop(claim.clip.clip_id, None)
+
+    def renew(self, database: Database, *, lease_s: float) -> None:
+        """Renew what is kept, a transaction each: none waits for another's row. Raises psycopg.Error."""
+        for claim in list(self._kept.values()):
+            with database.transaction() as connection:
+                updated = connection.execute(
+                    "UPDATE cv.stages SET lease_expires_at = now() + %s WHERE clip_id = %s AND stage = %s"
+                    " AND state = 'running' AND fence = %s AND input_generation = %s",
+                    [timedelta(seconds=lease_s), claim.clip.clip_id, claim.stage, claim.fence, claim.input_generation],
+                )
+            if updated.rowcount != 1:
+                self.let_go(claim)
+                self.lost(claim).set()
+
+    def lose_all(self) -> None:
+        """None could be renewed for as long as a lease lasts."""
+        for claim in list(self._kept.values()):
+            self.lost(claim).set()
+
+
 @contextmanager
-def kept_alive(database: Database, claim: Claim, *, lease_s: float) -> Iterator[threading.Event]:
-    """Renew the claim at a third of its time while the block runs; the event is set once it is lost.
+def kept_alive(database: Database, claims: Sequence[Claim], *, lease_s: float) -> Iterator[Leases]:
+    """Renew claims at a third of their time while the block runs, all of them in one thread.
 
-    A renewal that fails for any reason past the lease's end counts as lost, since another may have the clip by then.
+    Renewals that fail for any reason past the leases' end count as lost, since another may have the clips by then.
     """
+    leases = Leases(claims)
 
-    def renew(connection: Connection) -> bool:
-        updated = connection.execute(
-            "UPDATE cv.stages SET lease_expires_at = now() + %s WHERE clip_id = %s AND stage = %s"
-            " AND state = 'running' AND fence = %s AND input_generation = %s",
-            [timedelta(seconds=lease_s), claim.clip.clip_id, claim.stage, claim.fence, claim.input_generation],
-        )
-        return updated.rowcount == 1
+    def renew() -> bool:
+        leases.renew(database, lease_s=lease_s)
+        return True
 
-    with lease_kept(database, renew, lease_s=lease_s) as lost:
-        yield lost
+    with _every_third(renew, leases.lose_all, lease_s=lease_s):
+        yield leases
 
 
 @contextmanager
 def lease_kept(database: Database, renew: Callable[[Connection], bool], *, lease_s: float) -> Iterator[threading.Event]:
     """Call `renew` in a thread at a third of the lease; the event is set once it returns False or can't be called."""
-    lost, done = threading.Event(), threading.Event()
+    lost = threading.Event()
+
+    def renew_it() -> bool:
+        with database.transaction() as connection:
+            alive = renew(connection)
+        if not alive:
+            lost.set()
+        return alive
+
+    with _every_third(renew_it, lost.set, lease_s=lease_s):
+        yield lost
+
+
+@contextmanager
+def _every_third(renew: Callable[[], bool], lose: Callable[[], None], *, lease_s: float) -> Iterator[None]:
+    """Call `renew` in a thread until it returns False; `lose`, where the database refused it for a whole lease."""
+    done = threading.Event()
 
     def keep() -> None:
-        failures = 0
-        while not done.wait(lease_s / 3):
+        failures, alive = 0, True
+        while alive and not done.wait(lease_s / 3):
             try:
-                with database.transaction() as connection:
-                    alive = renew(connection)
+                alive = renew()
                 failures = 0
             except psycopg.Error:
                 failures += 1
-                alive = failures < 3
-            if not alive:
-                lost.set()
-                return
+                if failures == 3:
+                    return lose()
+        return None
 
     thread = threading.Thread(target=keep, name="lease", daemon=True)
     thread.start()
     try:
-        yield lost
+        yield
     finally:
         done.set()
         thread.join()

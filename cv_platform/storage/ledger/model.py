@@ -90,6 +90,7 @@ class Claim:
     fence: int
     input_generation: int
     attempts: int
+    """Times that work on it was begun; this one is among them once `claims.begin` has counted it."""
     inputs: dict[str, tuple[str | None, str | None]]
     """Object key, and sha256 in the clear, of each upstream stage's output; of the first stage's own."""
 
