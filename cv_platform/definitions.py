@@ -21,6 +21,7 @@ from cv_platform.defs.vision import assets as vision_assets
 from cv_platform.defs.vision import checks as vision_checks
 from cv_platform.defs.vision.sensors import pending_work
 from cv_platform.resources.database import DatabaseResource
+from cv_platform.resources.json_lines import write_json_lines
 from cv_platform.resources.platform import PlatformResource
 from cv_platform.settings import Settings, get_settings
 
@@ -87,4 +88,6 @@ def _database(settings: Settings) -> DatabaseResource:
     return DatabaseResource(url=settings.postgres_url or "")
 
 
+if get_settings().json_lines:
+    write_json_lines()
 defs = build_definitions()

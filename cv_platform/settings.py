@@ -114,6 +114,10 @@ class Settings(BaseSettings):
 
     # execution
     executor: Literal["in_process", "k8s"] = Field("in_process", description="Where a run's steps execute.")
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto",
+        description="Log lines of runs and steps: text, or a JSON object a line; `auto`: JSON where `executor` is k8s.",
+    )
     event_log_days: PositiveInt = Field(
         30, description="Days for which Dagster's events are kept; the newest of each asset's partition always."
     )
@@ -127,6 +131,11 @@ class Settings(BaseSettings):
                 f"CV_PLATFORM_POSTGRES_URL starts with {value.split(':', 1)[0]!r}; allowed is postgresql://user@host/database"
             )
         return value
+
+    @property
+    def json_lines(self) -> bool:
+        """Whether log lines are JSON."""
+        return self.log_format == "json" or (self.log_format == "auto" and self.executor == "k8s")
 
     @property
     def model_cache(self) -> Path:

@@ -231,6 +231,23 @@ def replay_quarantined(
         raise typer.Exit(1)
 
 
+@app.command("log-name")
+def log_name(
+    camera: Annotated[str, typer.Argument(help="The camera's id.")],
+    json: JsonOption = False,
+) -> None:
+    """What JSON log lines call a camera: their `camera` is a reference, since an id beside a time is personal data."""
+    from cv_platform.storage.ledger.log_secret import log_secret
+    from cv_platform.storage.provision import database_at
+    from cv_platform.structured_logs import camera_reference
+
+    reference = camera_reference(log_secret(database_at(str(connected_settings().postgres_url))), camera)
+    if json:
+        print_json({"camera": camera, "log_name": reference})
+    else:
+        out.print(reference)
+
+
 def _moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)

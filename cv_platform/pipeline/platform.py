@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from cv_platform.governance.policy import Policy
 from cv_platform.settings import Settings
 from cv_platform.storage.database import Database
 from cv_platform.storage.hot import HotStore
+from cv_platform.storage.ledger.log_secret import log_secret
 from cv_platform.storage.objects import ObjectStore
+from cv_platform.structured_logs import about, camera_reference
 
 if TYPE_CHECKING:
     from cv_platform.storage.ledger.model import Clip
@@ -72,6 +75,17 @@ class Platform:
     def keys(self) -> ClipKeys:
         """Clips' keys. Raises KeyEncryptionKeyError where they cannot be opened."""
         return open_clip_keys(self.settings, self.database)
+
+    @cached_property
+    def _log_secret(self) -> bytes:
+        return log_secret(self.database)
+
+    @contextmanager
+    def working_on(self, stage: str, clip_id: uuid.UUID, camera_id: str) -> Iterator[None]:
+        """What is logged in this block is about that clip; its camera is named by a reference, never by its id."""
+        camera = camera_reference(self._log_secret, camera_id)
+        with about(run=self.run_id, stage=stage, clip=str(clip_id), camera=camera):
+            yield
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:

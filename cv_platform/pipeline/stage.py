@@ -6,6 +6,7 @@ own lease and fence, so that a worker that dies loses no more than one that hold
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -29,6 +30,10 @@ MOST_IN_HAND: Final = 4
 
 _IN_HAND_S: Final = 60.0
 """Longest time for which clips are taken ahead: others may be idle, and who dies holds them for a lease."""
+
+
+# A line a clip is for the process's log alone: in Dagster's event log it would be a row.
+LINES: Final = logging.getLogger("cv_platform.clips")
 
 
 class ClipRefused(Exception):
@@ -168,7 +173,8 @@ def _work_through(platform: Platform, work: ClipStage, claims: list[Claim], repo
             while waiting and not platform.should_stop():
                 claim = waiting.popleft()
                 started = time.monotonic()
-                _work_on(platform, work, claim, leases, report)
+                with platform.working_on(work.stage, claim.clip.clip_id, claim.clip.camera_id):
+                    _work_on(platform, work, claim, leases, report)
                 pace.took(time.monotonic() - started)
                 platform.progress(report.done, 0)
         finally:
@@ -206,6 +212,7 @@ def _work_on(platform: Platform, work: ClipStage, taken: Claim, leases: Leases, 
         leases.let_go(taken)  # before what follows the commit
         report.done += 1
         report.clips.append({**finished.counts, "seconds": seconds})
+        LINES.info("done in %.2f s", seconds)
     except ClipRefused as refused:
         _reject(platform, claim, refused, report)
     except KeyDestroyed:

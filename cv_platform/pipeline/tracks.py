@@ -20,7 +20,7 @@ import psycopg
 from cv_platform import faults
 from cv_platform.pipeline.cold_rows import bring_back
 from cv_platform.pipeline.platform import Platform
-from cv_platform.pipeline.stage import StageReport, describe_error, give_back, retry_delay_s
+from cv_platform.pipeline.stage import LINES, StageReport, describe_error, give_back, retry_delay_s
 from cv_platform.pipeline.tracking_state import (
     NEVER_S,
     CameraState,
@@ -104,23 +104,31 @@ class Tracks:
             clip = open_clip(platform.database, camera)
             if clip is None:
                 return True
-            started = time.monotonic()
-            try:
-                if clip.attempts > platform.settings.max_attempts:
-                    reason = f"tracks: {clip.attempts - 1} workers died on it"
-                    _quarantine(platform, camera, clip, "worker_died", reason, report)
-                    continue
-                faults.point("tracks.claimed")
-                self._track(platform, camera, clip, started, report)
-            except StaleClaim:
-                raise
-            except (psycopg.OperationalError, psycopg.InterfaceError):
-                give_back(partial(uncount_attempt, platform.database, clip))
-                raise
-            except Exception as error:  # noqa: BLE001  # one clip must not stop the other cameras
-                return self._failed(platform, camera, clip, error, report)
+            with platform.working_on(TRACKS, clip.clip_id, camera.camera_id):
+                ended = self._track_one(platform, camera, clip, report)
+            if ended is not None:
+                return ended
             platform.progress(report.done, 0)
         return True
+
+    def _track_one(self, platform: Platform, camera: CameraClaim, clip: OpenClip, report: StageReport) -> bool | None:
+        """Track one clip; None: the camera's next one may follow, else what `_track_camera` returns."""
+        started = time.monotonic()
+        try:
+            if clip.attempts > platform.settings.max_attempts:
+                reason = f"tracks: {clip.attempts - 1} workers died on it"
+                _quarantine(platform, camera, clip, "worker_died", reason, report)
+            else:
+                faults.point("tracks.claimed")
+                self._track(platform, camera, clip, started, report)
+        except StaleClaim:
+            raise
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            give_back(partial(uncount_attempt, platform.database, clip))
+            raise
+        except Exception as error:  # noqa: BLE001  # one clip must not stop the other cameras
+            return self._failed(platform, camera, clip, error, report)
+        return None
 
     def _failed(
         self, platform: Platform, camera: CameraClaim, clip: OpenClip, error: Exception, report: StageReport
@@ -189,6 +197,7 @@ class Tracks:
         faults.point("tracks.after_commit")
         report.done += 1
         report.clips.append({**counts, "seconds": seconds})
+        LINES.info("done in %.2f s", seconds)
 
 
 def _quarantine(
