@@ -12,7 +12,8 @@ sequence's picture size to the clip's. AP50 is the area under the precision-reca
 precision made monotonic, as in VOC 2010 and later), of persons, from a score of 0.01 up. A detection goes to the free
 truth that it overlaps most; one that hits only a person marked not to count (conf 0 in gt.txt) is left out, as in COCO
 and the MOT Challenge. It is told twice: at the model's own suppression, and at that of YOLOX's published evaluation
-(NMS 0.65). Precision and recall are at the model's own thresholds.
+(NMS 0.65). Precision and recall are at the model's own thresholds. Every frame counts: on vtest, every twelfth alone
+scores 0.02 more.
 """
 
 from __future__ import annotations

@@ -100,7 +100,14 @@ class Settings(BaseSettings):
         "onnx", description="What runs the detectors of `detections`: onnx (processor), torch (GPU; extra `torch`)."
     )
     inference_threads: int = Field(0, ge=0, description="ONNX Runtime threads a session; 0: all cores.")
-    tracker: str = Field("default", description="Tracker of the `tracks` asset: default, sort, bytetrack, ocsort.")
+    tracker: Literal["default", "twostage", "sort", "bytetrack", "ocsort"] = Field(
+        "default", description="Tracker of the `tracks` asset; default is twostage."
+    )
+    tracker_parameters: str | None = Field(
+        None,
+        description="The tracker's parameters, `NAME=VALUE` joined by `,`, such as `max_age=30,match_threshold=0.25`;"
+        " empty: its own defaults. Its class says which there are.",
+    )
     track_gap_s: PositiveFloat = Field(10.0, description="A gap between clips over this starts a new segment.")
 
     # analysts
@@ -132,6 +139,18 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("tracker_parameters")
+    @classmethod
+    def _named_values(cls, value: str | None) -> str | None:
+        if value is not None:
+            _parameters(value)
+        return value
+
+    @property
+    def tracker_arguments(self) -> dict[str, int | float | str]:
+        """`tracker_parameters` by name: whole numbers, other numbers, and words."""
+        return _parameters(self.tracker_parameters or "")
+
     @property
     def json_lines(self) -> bool:
         """Whether log lines are JSON."""
@@ -156,6 +175,26 @@ class Settings(BaseSettings):
     def raw_store_url(self) -> str:
         """Where raw clips, frames and quarantine are."""
         return self.restricted_store_url or self.store_url
+
+
+def _parameters(text: str) -> dict[str, int | float | str]:
+    """`a=1,b=0.5,c=word` as a dictionary."""
+    found: dict[str, int | float | str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if not name.isidentifier() or not value or name in found:
+            raise ValueError(f"{part!r} is no parameter; allowed is NAME=VALUE, each name once, joined by ','")
+        found[name] = _number(value)
+    return found
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 @lru_cache(maxsize=1)

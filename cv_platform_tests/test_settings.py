@@ -21,6 +21,9 @@ from cv_platform.settings import Settings
         ("PARTITIONS_START", "yesterday", "date"),
         ("EXECUTOR", "thread", "'in_process' or 'k8s'"),
         ("FRAMES_FPS", "nan", "greater than 0"),
+        ("TRACKER", "deepsort", "'default', 'twostage', 'sort', 'bytetrack' or 'ocsort'"),
+        ("TRACKER_PARAMETERS", "max_age", "allowed is NAME=VALUE"),
+        ("TRACKER_PARAMETERS", "max_age=1,max_age=2", "each name once"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
@@ -28,6 +31,14 @@ def test_a_wrong_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name:
     with pytest.raises(ValidationError, match=said) as caught:
         Settings()
     assert name.lower() in str(caught.value)
+
+
+def test_a_trackers_parameters_are_numbers_and_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().tracker_arguments == {}
+    monkeypatch.setenv("CV_PLATFORM_TRACKER_PARAMETERS", "max_age=30, match_threshold = 0.25,boxes=measured")
+    found = Settings().tracker_arguments
+    assert found == {"max_age": 30, "match_threshold": 0.25, "boxes": "measured"}
+    assert isinstance(found["max_age"], int)
 
 
 def test_an_empty_variable_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,12 +38,18 @@ def run_named_stage(platform: Platform, stage: str, scope: Scope) -> StageReport
 
 
 def tracker_maker(platform: Platform) -> Callable[[], Tracker]:
-    """Makes a fresh tracker each time."""
+    """Makes a fresh tracker each time.
+
+    Raises:
+        ValueError: the settings give the tracker a parameter that it does not have, or a value that it does not allow.
+    """
     if platform.parts.tracker is not None:
         return platform.parts.tracker
     from cv_platform.vision.tracking import make_tracker
 
-    return lambda: make_tracker(platform.settings.tracker)
+    name, parameters = platform.settings.tracker, platform.settings.tracker_arguments
+    make_tracker(name, **parameters)  # what is wrong with the settings shows before a clip is claimed
+    return lambda: make_tracker(name, **parameters)
 
 
 def detector_of(platform: Platform) -> Detector:

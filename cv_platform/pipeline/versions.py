@@ -53,7 +53,15 @@ def current_versions(platform: Platform) -> dict[str, str]:
                 **({} if settings.inference_backend == "onnx" else {"backend": settings.inference_backend}),
             },
         ),
-        TRACKS: _version(TRACKS, {"tracker": settings.tracker, "gap_s": settings.track_gap_s}),
+        TRACKS: _version(
+            TRACKS,
+            {
+                "tracker": settings.tracker,
+                "gap_s": settings.track_gap_s,
+                # left out where there are none, so that what was tracked before stays as it is
+                **({"parameters": parameters} if (parameters := settings.tracker_arguments) else {}),
+            },
+        ),
         BLURRED_CLIPS: _version(
             BLURRED_CLIPS,
             {
