@@ -63,6 +63,38 @@ def exported_entries(store: ObjectStore) -> Iterator[AuditEntry]:
                 next_seq = entry.seq + 1
 
 
+@dataclass(frozen=True)
+class ExportGaps:
+    """What the names of the exported files tell.
+
+    Attributes:
+        files: objects in the folder.
+        missing: entries before the last exported one that no file names.
+        strange: objects that are not named like a piece of the chain.
+    """
+
+    files: int
+    missing: int
+    strange: int
+
+
+def export_gaps(store: ObjectStore) -> ExportGaps:
+    """Look for what is missing in the export, or does not belong there, by its files' names alone."""
+    files = strange = missing = end = 0
+    ranges = []
+    for info in store.list(FOLDER):
+        files += 1
+        found = _range(info.key)
+        if found is None:
+            strange += 1
+        else:
+            ranges.append(found)
+    for first, last in sorted(ranges):
+        missing += max(0, first - end - 1)
+        end = max(end, last)
+    return ExportGaps(files, missing, strange)
+
+
 def verify_audit(database: Database, store: ObjectStore | None, *, known: Iterable[AuditHead] = ()) -> Iterator[str]:
     """What is wrong with the chain in the database, with the exported one, and between the two.
 
@@ -82,10 +114,14 @@ def verify_audit(database: Database, store: ObjectStore | None, *, known: Iterab
 
 
 def _ranges(store: ObjectStore) -> Iterator[tuple[int, int]]:
-    for info in store.list(FOLDER):
-        first, _, last = info.key.rsplit("/", 1)[1].removesuffix(".jsonl").partition("-")
-        if first.isdigit() and last.isdigit():
-            yield int(first), int(last)
+    return (found for info in store.list(FOLDER) if (found := _range(info.key)) is not None)
+
+
+def _range(key: str) -> tuple[int, int] | None:
+    """First and last entry of a file, by its name."""
+    name = key.rsplit("/", 1)[1]
+    first, _, last = name.removesuffix(".jsonl").partition("-")
+    return (int(first), int(last)) if name.endswith(".jsonl") and first.isdigit() and last.isdigit() else None
 
 
 def _pieces(group: Iterable[AuditEntry], size: int) -> Iterator[list[AuditEntry]]:

@@ -10,6 +10,7 @@ from typing import Final
 
 from cv_platform import faults
 from cv_platform.governance.audit import record
+from cv_platform.governance.audit_export import FOLDER, export_gaps
 from cv_platform.pipeline.keys import RAW_PREFIX
 from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.publishing import publish_due
@@ -41,7 +42,8 @@ class ReconcileReport:
         missing: that the ledger points at and the store has not; by folder.
         again: missing objects that are made or copied again.
         quarantined: clips that cannot go on without what is missing.
-        lost: missing objects that cannot be made again.
+        lost: missing objects that cannot be made again, and entries missing in the exported audit log.
+        unknown: objects beside the exported audit log that are no part of it; nobody deletes there.
     """
 
     looked_at: int = 0
@@ -50,6 +52,7 @@ class ReconcileReport:
     again: int = 0
     quarantined: int = 0
     lost: int = 0
+    unknown: int = 0
 
     def counts(self) -> dict[str, int]:
         """All that is counted."""
@@ -60,6 +63,7 @@ class ReconcileReport:
             "made again": self.again,
             "quarantined": self.quarantined,
             "lost": self.lost,
+            "unknown": self.unknown,
         }
 
 
@@ -74,6 +78,7 @@ def reconcile(platform: Platform, *, grace_s: float = GRACE_S) -> ReconcileRepor
     for folder in FOLDERS:
         _compare(platform, folder, before, report)
     _compare_uploads(platform, before, report)
+    _compare_audit(platform, report)
     publish_due(platform, Scope())
     faults.point("reconcile.published")
     record(platform.database, actor=ACTOR, action="stores.compared", details={"counts": report.counts()})
@@ -114,12 +119,15 @@ def _missing(platform: Platform, store: ObjectStore, folder: str, wanted: Expect
     report.again += fate == "again"
     report.quarantined += fate == "quarantined"
     report.lost += fate != "again"
-    platform.log.error("an object of clip %s is missing in %s: %s", wanted.clip_id, folder, _TOLD[fate])
+    if wanted.clip_id is None:
+        platform.log.error("a file of the warehouse is missing, %s: %s", wanted.key, _TOLD[fate])
+    else:
+        platform.log.error("an object of clip %s is missing in %s: %s", wanted.clip_id, folder, _TOLD[fate])
 
 
 _TOLD: Final = {
     "again": "it is made again",
-    "frozen": "it cannot be made again",
+    "frozen": "it cannot be made again; restore it from a backup",
     "quarantined": "it cannot be made again, the clip is quarantined",
 }
 
@@ -132,6 +140,19 @@ def _compare_uploads(platform: Platform, before: datetime, report: ReconcileRepo
         for key, etag in spent_uploads(platform.database, [(info.key, info.etag) for info in chunk]):
             discard_upload(platform.database, key, etag)
             report.orphans[RAW_PREFIX] += 1
+
+
+def _compare_audit(platform: Platform, report: ReconcileReport) -> None:
+    """The exported chain: told, never mended. What is missing there may be evidence, and so may what is too much."""
+    gaps = export_gaps(platform.cold)
+    report.looked_at += gaps.files
+    report.lost += gaps.missing
+    if gaps.missing:
+        report.missing[FOLDER] += gaps.missing
+        platform.log.error("%d entries of the audit log are missing in its export", gaps.missing)
+    if gaps.strange:
+        report.unknown += gaps.strange
+        platform.log.error("%d objects beside the exported audit log are no part of it", gaps.strange)
 
 
 def _store(platform: Platform, folder: str) -> ObjectStore:

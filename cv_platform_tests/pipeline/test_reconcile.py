@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from cv_platform import faults
+from cv_platform.governance.audit_export import export_audit
 from cv_platform.governance.holds import HoldScope, place_hold
 from cv_platform.pipeline.expiry import expire
 from cv_platform.pipeline.publishing import collect_garbage
 from cv_platform.pipeline.reconcile import reconcile
+from cv_platform.pipeline.warm_to_cold import warm_to_cold
 from cv_platform.storage.ledger.expected import FOLDERS
 from cv_platform.storage.ledger.queries import balance
 from cv_platform.storage.ledger.versions import adopt_versions
 from cv_platform_tests.governance.cheap_stages import run_cheap
 from cv_platform_tests.pipeline.test_expiry import age, processed, with_policy
+from cv_platform_tests.pipeline.warm_rows import DAY, LATER, fill, union
 from cv_platform_tests.pipeline.world import VERSIONS, World, with_settings
 
-QUIET = {"orphans", "missing", "made again", "quarantined", "lost"}
+QUIET = {"orphans", "missing", "made again", "quarantined", "lost", "unknown"}
 
 
 def objects(world: World) -> dict[str, list[str]]:
@@ -115,6 +120,46 @@ def test_a_lost_raw_clip_quarantines_what_waits_for_it(make_world: Callable[...,
     assert world.states() == {"published": 1}
     assert world.rows("SELECT state FROM cv.stages WHERE stage = 'decoded_frames'") == [("frozen",)]
     assert balance(world.database).balances
+
+
+def test_files_of_the_warehouse(world: World) -> None:
+    fill(world)
+    with faults.plan(warm_to_cold__exported="raise"), pytest.raises(faults.InjectedFault):
+        warm_to_cold(world.platform, LATER)
+    seen = union(world)
+    store = world.platform.cold
+    assert not reconcile(world.platform, grace_s=-1.0).orphans
+    exported = [info.key for info in store.list("warehouse")]
+    store.delete(exported[:1])
+    report = reconcile(world.platform)
+    assert (dict(report.missing), report.again, report.lost) == ({"warehouse": 1}, 1, 0)
+    assert warm_to_cold(world.platform, LATER).cold == [DAY]  # not the file that is gone, and its rows with it
+    assert union(world) == seen
+    [(live,), *_] = world.rows("SELECT object_key FROM cv.cold_files WHERE state = 'live'")
+    content = store.get_bytes(live)
+    store.delete([live])
+    report = reconcile(world.platform)
+    assert (dict(report.missing), report.again, report.lost) == ({"warehouse": 1}, 0, 1)
+    store.put_bytes(live, content)  # restored from a backup
+    assert union(world) == seen
+    assert not reconcile(world.platform).missing
+
+
+def test_the_exported_audit_log_is_told_of_and_never_mended(done: World) -> None:
+    store, day = done.platform.cold, timedelta(days=1)
+    for _ in range(3):
+        reconcile(done.platform)  # an entry each
+        export_audit(done.database, store, keep=day)
+    names = [info.key for info in store.list("audit")]
+    assert len(names) == 3
+    store.delete(names[1:2])
+    store.put_bytes("audit/2026-03-01/notes.txt", b"x")
+    for _ in range(2):
+        report = reconcile(done.platform, grace_s=-1.0)
+        assert (dict(report.missing), report.lost, report.unknown) == ({"audit": 1}, 1, 1)
+        assert not report.orphans
+        collect_garbage(done.platform)
+    assert [info.key for info in store.list("audit")] == sorted([names[0], names[2], "audit/2026-03-01/notes.txt"])
 
 
 def test_held_clips_lose_nothing_by_it(done: World) -> None:

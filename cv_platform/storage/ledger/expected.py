@@ -47,16 +47,24 @@ FOLDERS: Final[dict[str, Folder]] = {
         " WHERE published_sha256 IS NOT NULL",
         certificates=True,
     ),
+    "warehouse": Folder(
+        "cold",
+        "SELECT object_key AS key, NULL::uuid AS clip_id, true AS must FROM cv.cold_files WHERE state <> 'expired'",
+    ),
     "previews": Folder("cold", "SELECT preview_key AS key, clip_id, false AS must FROM cv.previews"),
 }
 
 
 @dataclass(frozen=True)
 class Expected:
-    """An object that the ledger points at."""
+    """An object that the ledger points at.
+
+    Attributes:
+        clip_id: whose it is; None for a file of the warehouse, which holds a camera's day.
+    """
 
     key: str
-    clip_id: uuid.UUID
+    clip_id: uuid.UUID | None
     must: bool
 
 
@@ -92,19 +100,42 @@ def redo_missing(database: Database, folder: str, missing: Expected) -> Fate:
         "again": the ledger asks for it; "frozen": it is gone for good, and the clip is published without it;
         "quarantined": the clip cannot go on without it; "nothing": nobody points at it any more.
     """
+    clip_id = missing.clip_id
+    if clip_id is None:
+        return database.transact(lambda connection: _redo_cold_file(connection, missing.key))
 
     def work(connection: Connection) -> Fate:
-        connection.execute("SELECT 1 FROM cv.clips WHERE clip_id = %s FOR NO KEY UPDATE", [missing.clip_id])
+        connection.execute("SELECT 1 FROM cv.clips WHERE clip_id = %s FOR NO KEY UPDATE", [clip_id])
         row = connection.execute(
             f"SELECT c.state, c.raw_deleted_at IS NULL, must FROM ({FOLDERS[folder].keys}) e"
             " JOIN cv.clips c USING (clip_id) WHERE key = %(key)s AND c.clip_id = %(clip)s",
-            {"key": _owner(folder, missing.key), "clip": missing.clip_id},
+            {"key": _owner(folder, missing.key), "clip": clip_id},
         ).fetchone()
         if row is None or not row[2]:
             return "nothing"
-        return _redo(connection, folder, missing.clip_id, state=row[0], raw=row[1])
+        return _redo(connection, folder, clip_id, state=row[0], raw=row[1])
 
     return database.transact(work)
+
+
+def _redo_cold_file(connection: Connection, key: str) -> Fate:
+    """A file of the warehouse: while its rows are in PostgreSQL they are exported again, else a backup must bring it.
+
+    What the ledger knows of it stays: a restored file counts again, and no query takes its day for an empty one.
+    """
+    row = connection.execute(
+        "SELECT state, day FROM cv.cold_files WHERE object_key = %s AND state <> 'expired'", [key]
+    ).fetchone()
+    if row is None:
+        return "nothing"
+    if row[0] == "live":
+        return "frozen"
+    connection.execute(
+        "UPDATE cv.cold_days SET state = 'warm', changed_at = now()"
+        " WHERE day = %s AND state IN ('exporting', 'exported')",
+        [row[1]],
+    )
+    return "again"
 
 
 def _redo(connection: Connection, folder: str, clip_id: uuid.UUID, *, state: str, raw: bool) -> Fate:
