@@ -24,7 +24,7 @@ from cv_platform.pipeline.erasure import bring_back
 from cv_platform.pipeline.keys import upload_key
 from cv_platform.pipeline.publishing import collect_garbage
 from cv_platform.pipeline.warm_to_cold import warm_to_cold
-from cv_platform.storage.ledger.erasure_scope import TABLES, ErasureScope, rows_of_scope
+from cv_platform.storage.ledger.erasure_scope import TABLES, ErasureScope, clips_in_scope, rows_of_scope
 from cv_platform.storage.ledger.queries import balance
 from cv_platform.storage.ledger.versions import adopt_versions
 from cv_platform_tests.conftest import S3Server
@@ -305,12 +305,20 @@ def test_a_track_goes_with_all_pictures_of_it_and_the_others_rows_stay(world: Wo
     request = requests.receive(world.database, scope, reference="case-18", by="clerk")
     counts = erasure.preview(world.platform, request)
     assert counts["clips"] == clips
-    assert counts["rows"]["detections"] == detections
+    loose = "SELECT count(*) FROM warehouse.detections WHERE camera_id = 'cam1' AND track_id IS NULL"
+    of_others = (
+        "SELECT count(*) FROM warehouse.detections d JOIN warehouse.tracks t USING (camera_id, track_id, clip_s3_key)"
+        f" WHERE camera_id = 'cam1' AND (track_day, track_id) <> ('{day}', {number})"
+    )
+    counted = counts["rows"]["detections"]
+    assert detections <= counted <= detections + world.rows(loose)[0][0]
     [(before,)] = world.rows("SELECT count(*) FROM warehouse.detections WHERE camera_id = 'cam1'")
+    kept = world.rows(of_others)
     requests.approve(world.database, request, by="officer")
     assert erasure.execute(world.platform, request, actor="job") == "executed"
     [(after,)] = world.rows("SELECT count(*) FROM warehouse.detections WHERE camera_id = 'cam1'")
-    assert before - after == detections
+    assert before - after == counted
+    assert world.rows(of_others) == kept
     build_marts(world)
     assert erasure_proof.certify(world.platform, request, actor="job", key=KEY) is not None
     world.run()  # tracked anew without it
@@ -320,6 +328,34 @@ def test_a_track_goes_with_all_pictures_of_it_and_the_others_rows_stay(world: Wo
     assert left == len(others)
     assert world.states() == {"erased": clips, "published": 6 - clips}
     assert balance(world.database).balances
+
+
+def test_what_no_track_holds_may_be_the_same_person_s(world: World) -> None:
+    [(day, number, key, at, box)] = world.rows(
+        'SELECT t.track_day, t.track_id, t.clip_s3_key, d."timestamp", d.bbox FROM warehouse.tracks t'
+        " JOIN warehouse.detections d USING (camera_id, track_id, clip_s3_key) WHERE camera_id = 'cam1'"
+        " ORDER BY t.detections DESC, 4 LIMIT 1"
+    )
+    part, far = [box[0], box[1], (box[0] + box[2]) / 2, (box[1] + box[3]) / 2], [0.98, 0.98, 0.99, 0.99]
+    assert box[2] < far[0]
+    half = timedelta(milliseconds=500)
+    gone = {uuid.uuid4(): (at, 1000, part), uuid.uuid4(): (at + half, 0, box)}  # a face; the tracker was not sure
+    stays = {uuid.uuid4(): (at, 0, far), uuid.uuid4(): (at + timedelta(hours=1), 0, box)}
+    for row_id, (when, class_id, bbox) in {**gone, **stays}.items():
+        world.execute(
+            "INSERT INTO warehouse.detections VALUES (%s, 'cam1', %s, %s, 0.3, %s::float4[], NULL, %s)",
+            *(row_id, when, class_id, bbox, key),
+        )
+    scope = ErasureScope("track", camera_id="cam1", track_day=day, track_id=number)
+    with world.database.transaction() as connection:
+        clips = [clip_id for clip_id, _ in clips_in_scope(connection, scope)]
+        handed_over = {row["id"] for row in rows_of_scope(connection, scope, "detections", clips)}
+    assert handed_over
+    assert not handed_over & set(gone)
+    erase(world, scope)
+    left = {row_id for (row_id,) in world.rows("SELECT id FROM warehouse.detections WHERE camera_id = 'cam1'")}
+    assert not left & set(gone)
+    assert set(stays) <= left
 
 
 def test_whoever_asks_cannot_approve_and_nothing_happens_unapproved(world: World) -> None:

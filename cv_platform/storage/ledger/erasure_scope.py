@@ -159,8 +159,8 @@ def loose_rows(connection: Connection, scope: ErasureScope) -> dict[str, int]:
 def rows_of_scope(
     connection: Connection, scope: ErasureScope, table: str, clip_ids: Sequence[uuid.UUID]
 ) -> Iterator[dict[str, Any]]:
-    """A scope's rows of one table, in order of time; read through a cursor on the server."""
-    where, values = rows_where(connection, scope, table, clip_ids)
+    """A scope's rows of one table, surely its own, in order of time; read through a cursor on the server."""
+    where, values = rows_where(connection, scope, table, clip_ids, may_be=False)
     with connection.cursor(name="rows_of_scope", row_factory=dict_row) as cursor:
         cursor.execute(f'SELECT w.* FROM warehouse.{table} w WHERE {where} ORDER BY w."timestamp", w.id', values)
         yield from cursor
@@ -177,9 +177,14 @@ def count_rows(connection: Connection, scope: ErasureScope, clip_ids: Sequence[u
 
 
 def rows_where(
-    connection: Connection, scope: ErasureScope, table: str, clip_ids: Sequence[uuid.UUID]
+    connection: Connection, scope: ErasureScope, table: str, clip_ids: Sequence[uuid.UUID], *, may_be: bool = True
 ) -> tuple[str, dict[str, Any]]:
-    """Which rows `w` of a table a scope covers."""
+    """Which rows `w` of a table a scope covers.
+
+    Args:
+        may_be: of a track also detections that no track holds and that may show the same person: their boxes share
+            something with the track's within a second. An erasure takes them; to hand them over might show another's.
+    """
     bounds = connection.execute(
         "SELECT min(captured_at), max(captured_at + make_interval(secs => coalesce(duration_s, 0) + 1)),"
         " coalesce(array_agg(DISTINCT camera_id::text), '{}') FROM cv.clips WHERE clip_id = ANY(%s)"
@@ -203,14 +208,33 @@ def rows_where(
             of_clips += ' AND w."timestamp" < %(end)s'
         interval = 'w.camera_id = ANY(%(cameras)s) AND w."timestamp" >= %(starts_at)s AND w."timestamp" < %(ends_at)s'
         return f"({of_clips}{f' OR {interval}' if scope.starts_at is not None else ''})", values
-    since = "w.camera_id = %(camera_id)s AND w.track_id = %(track_id)s"
-    since += " AND w.\"timestamp\" >= %(track_day)s::timestamp AT TIME ZONE 'UTC'"
-    return since + {
-        "tracks": " AND w.track_day = %(track_day)s",
-        "events": " AND w.attributes ->> 'track_day' = %(track_day)s::text",
-        # The same number may belong to tracks of two days where a clip goes over midnight.
-        "detections": " AND EXISTS (SELECT 1 FROM warehouse.tracks t WHERE t.camera_id = w.camera_id"
-        " AND t.clip_s3_key = w.clip_s3_key AND t.track_day = %(track_day)s AND t.track_id = w.track_id"
-        ' AND w."timestamp" BETWEEN t."timestamp" AND t.last_seen_at'
-        " AND t.\"timestamp\" >= %(track_day)s::timestamp AT TIME ZONE 'UTC')",
+    since = "w.camera_id = %(camera_id)s AND w.\"timestamp\" >= %(track_day)s::timestamp AT TIME ZONE 'UTC'"
+    detections = _of_track("w")
+    if may_be:
+        detections += f" OR {_NEAR.format(of_track=_of_track('d'))}"
+    of_clips = 'w.clip_s3_key = ANY(%(keys)s) AND w."timestamp" >= %(first)s AND w."timestamp" < %(end)s'
+    return f"{since} AND " + {
+        "tracks": "w.track_id = %(track_id)s AND w.track_day = %(track_day)s",
+        "events": "w.track_id = %(track_id)s AND w.attributes ->> 'track_day' = %(track_day)s::text",
+        "detections": f"{of_clips} AND ({detections})",
     }[table], values
+
+
+def _of_track(row: str) -> str:
+    """Whether a detection is the track's. The same number may belong to tracks of two days in a clip over midnight."""
+    return (
+        f"{row}.track_id = %(track_id)s AND EXISTS (SELECT 1 FROM warehouse.tracks t"
+        f" WHERE t.camera_id = {row}.camera_id AND t.clip_s3_key = {row}.clip_s3_key"
+        f" AND t.track_day = %(track_day)s AND t.track_id = {row}.track_id"
+        f' AND {row}."timestamp" BETWEEN t."timestamp" AND t.last_seen_at'
+        " AND t.\"timestamp\" >= %(track_day)s::timestamp AT TIME ZONE 'UTC')"
+    )
+
+
+_NEAR: Final = (
+    "w.track_id IS NULL AND EXISTS (SELECT 1 FROM warehouse.detections d WHERE d.camera_id = w.camera_id"
+    " AND d.clip_s3_key = w.clip_s3_key"
+    ' AND d."timestamp" BETWEEN w."timestamp" - interval \'1 s\' AND w."timestamp" + interval \'1 s\''
+    " AND d.bbox[1] < w.bbox[3] AND w.bbox[1] < d.bbox[3] AND d.bbox[2] < w.bbox[4] AND w.bbox[2] < d.bbox[4]"
+    " AND {of_track})"
+)
