@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -176,26 +175,3 @@ def twin(folder: Path, stack: Stack, files: dict[str, Path]) -> None:
 def twin_database(stack: Stack) -> Database:
     """The twin's database."""
     return Database(stack.postgres.ensure_database("twin"))
-
-
-def storage_texts() -> Iterator[tuple[str, str]]:
-    """Every value of every table of Dagster's database as text, compressed ones unpacked, with where it stands."""
-    import zlib
-
-    import psycopg
-    from psycopg import sql
-
-    url = os.environ["CV_PLATFORM_DAGSTER_POSTGRES_URL"].replace("+psycopg2", "")
-    with psycopg.connect(url) as connection:
-        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
-        for (table,) in tables:
-            cursor = connection.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table)))
-            names = [column.name for column in cursor.description or []]
-            for row in cursor:
-                for name, value in zip(names, row, strict=True):
-                    if isinstance(value, bytes):
-                        with suppress(zlib.error):
-                            value = zlib.decompress(value)
-                        value = value.decode("latin-1")
-                    if value is not None:
-                        yield f"{table}.{name}", str(value)

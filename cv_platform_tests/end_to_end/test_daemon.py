@@ -19,6 +19,7 @@ import pytest
 from cv_platform.pipeline.published_clips import fetch_published
 from cv_platform.storage.database import Database
 from cv_platform.storage.ledger.queries import balance
+from cv_platform_tests.dagster_storage import storage_texts
 from cv_platform_tests.dbt.warehouse import MARTS
 from cv_platform_tests.end_to_end import ui
 from cv_platform_tests.end_to_end.platform import (
@@ -29,7 +30,6 @@ from cv_platform_tests.end_to_end.platform import (
     UPLOADS,
     Finished,
     finished_stack,
-    storage_texts,
     twin_database,
     wait,
 )
@@ -240,7 +240,7 @@ def _personal(text: str) -> str | None:
 def test_nothing_personal_in_dagsters_storage(finished: Finished) -> None:
     seen = 0
     tables = set()
-    for place, text in storage_texts():
+    for place, text in storage_texts(os.environ["CV_PLATFORM_DAGSTER_POSTGRES_URL"]):
         assert _personal(text) is None, f"{place} holds {_personal(text)}"
         tables.add(place.split(".")[0])
         seen += len(text)
