@@ -24,6 +24,7 @@ from cv_platform.storage.ledger.claims import Leases, begin, claim_clips, kept_a
 from cv_platform.storage.ledger.commits import commit, reject
 from cv_platform.storage.ledger.model import Claim, Scope, StaleClaim
 from cv_platform.storage.objects import ObjectMissing
+from cv_platform.vision.gpu.lost import DeviceLost
 
 MOST_IN_HAND: Final = 4
 """Most clips that one worker holds: what the claims' benchmark measures. More would keep other workers waiting."""
@@ -225,7 +226,7 @@ def _work_on(platform: Platform, work: ClipStage, taken: Claim, leases: Leases, 
         # Not the clip's doing, and the next one would meet it too: nothing is counted against the clip.
         give_back(lambda: release(database, [taken]))
         raise
-    except Exception as error:  # noqa: BLE001  # whatever a library raises on one clip must not stop the others
+    except Exception as error:  # whatever a library raises on one clip must not stop the others
         if claim.attempts >= settings.max_attempts:
             _reject(platform, claim, _gave_up(claim.stage, claim.attempts, error), report)
         else:
@@ -234,6 +235,8 @@ def _work_on(platform: Platform, work: ClipStage, taken: Claim, leases: Leases, 
             platform.log.warning(
                 "%s: clip %s failed, will be tried again: %s", claim.stage, clip_id, describe_error(error)
             )
+        if isinstance(error, DeviceLost):
+            raise  # the next clip would meet it too; this one counts as tried, for it may be what did it
     except BaseException:
         release(database, [taken])
         raise

@@ -16,6 +16,7 @@ from cv_platform.pipeline.stage import MOST_IN_HAND, ClipRefused, Finished, Pace
 from cv_platform.storage.ledger.model import Claim, Scope
 from cv_platform.storage.ledger.queries import balance
 from cv_platform.storage.objects import ObjectMissing
+from cv_platform.vision.gpu.lost import DeviceLost
 from cv_platform_tests.pipeline import workers
 from cv_platform_tests.pipeline.world import MORNING, World, short_clip
 
@@ -215,3 +216,13 @@ def test_killed_workers_leave_no_raw_bytes_behind(make_world: Callable[..., Worl
         assert sweep_scratch(world.settings) == 1
         assert mine.is_dir()
     assert list(world.settings.scratch.iterdir()) == []
+
+
+def test_a_lost_gpu_ends_the_run_with_the_clip_given_back_and_counted(waiting: World) -> None:
+    """The clip may be what did it: it counts as tried, and is set aside once it was tried too often."""
+    most = waiting.platform.settings.max_attempts
+    for _ in range(most):
+        with pytest.raises(DeviceLost):
+            run(waiting, failing(DeviceLost("the GPU is lost")))
+    assert waiting.states() == {"in_progress": 1, "quarantined": 1}
+    assert run(waiting, lambda claim: Finished()).done == 1

@@ -16,6 +16,7 @@ from cv_platform.vision.detections import Detections
 from cv_platform.vision.detectors.architectures import ARCHITECTURES
 from cv_platform.vision.detectors.onnx import InputSize
 from cv_platform.vision.gpu.boxes import HEADS, Dense, Kept, select
+from cv_platform.vision.gpu.lost import telling_loss
 from cv_platform.vision.gpu.network import OnnxNetwork
 from cv_platform.vision.gpu.resample import DevicePreprocessor, Surface
 from cv_platform.vision.nms import batched_nms
@@ -53,9 +54,10 @@ class Pending:
     def result(self) -> list[Detections]:
         """One `Detections` a picture, in the order in which they were submitted."""
         found = [Detections.empty()] * sum(len(places) for places in self._places)
-        for part, places in zip(self._parts, self._places, strict=True):
-            for place, detections in zip(places, part(), strict=True):
-                found[place] = detections
+        with telling_loss():
+            for part, places in zip(self._parts, self._places, strict=True):
+                for place, detections in zip(places, part(), strict=True):
+                    found[place] = detections
         return found
 
 
@@ -184,6 +186,7 @@ class TorchDetector:
         Raises:
             ValueError: a frame of another form than `Picture`, or too many.
             torch.cuda.OutOfMemoryError: see `halve_batch`.
+            DeviceLost: a CUDA error, here or in `Pending.result`: end the process.
         """
         if len(frames) > self.batch_size:
             raise ValueError(f"{len(frames)} frames are submitted at once; allowed are {self.batch_size}")
@@ -191,7 +194,8 @@ class TorchDetector:
         groups: dict[tuple[int, int], list[int]] = {}
         for place, frame in enumerate(frames):
             groups.setdefault(self._size.for_frame(*_size_of(frame)), []).append(place)
-        parts = [self._start([frames[i] for i in places], size, threshold) for size, places in groups.items()]
+        with telling_loss():
+            parts = [self._start([frames[i] for i in places], size, threshold) for size, places in groups.items()]
         return Pending(parts, list(groups.values()))
 
     def _start(

@@ -14,6 +14,7 @@ from torch import Tensor
 from cv_platform.vision.detections import Detections
 from cv_platform.vision.detectors.heads import COCO91_TO_COCO80
 from cv_platform.vision.detectors.torch_backend import Pending, Picture, Precision
+from cv_platform.vision.gpu.lost import telling_loss
 from cv_platform.vision.gpu.resample import Surface, nv12_to_rgb
 
 _CODE_VERSION = 1
@@ -124,7 +125,7 @@ class TorchvisionDetector:
         """Run a batch; its boxes come back in one transfer when the result is asked for."""
         if self._stream is not None and any(isinstance(frame, Tensor) and frame.is_cuda for frame in frames):
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.inference_mode(), torch.cuda.stream(self._stream):
+        with telling_loss(), torch.inference_mode(), torch.cuda.stream(self._stream):
             outputs = self.model([self._picture(frame) for frame in frames])
             counts = [len(output["scores"]) for output in outputs]
             rows = torch.cat(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cv_platform.vision.gpu.lost import DeviceLost, telling_loss
 from cv_platform.vision.gpu.stream import Item
 from cv_platform.vision.jpeg import jpeg_size
 from cv_platform.vision.video.shards import ShardFrame, read_shard
@@ -106,6 +107,7 @@ def decode_jpegs(
 
     Raises:
         ValueError: a file is no JPEG, is damaged, or declares too many pixels.
+        DeviceLost: a CUDA error: end the process.
     """
     for file in files:
         height, width = jpeg_size(file)
@@ -117,7 +119,7 @@ def decode_jpegs(
 
     stream = _decoding_stream(device)
     try:
-        with torch.cuda.stream(stream):
+        with telling_loss(), torch.cuda.stream(stream):
             pictures = list(decode_jpeg(_side_by_side(files), mode=ImageReadMode.RGB, device=device))
             if stream is not None:
                 # not the stream as a whole: another thread may have begun its own batch there since
@@ -125,9 +127,9 @@ def decode_jpegs(
                 done.record(stream)
                 done.synchronize()
         return pictures
-    except RuntimeError as error:
-        if "CUDA error" in str(error):
-            raise
+    except (DeviceLost, torch.cuda.OutOfMemoryError):
+        raise
+    except RuntimeError:
         raise ValueError("a picture of the batch is no JPEG or is damaged") from None
 
 

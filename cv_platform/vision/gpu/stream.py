@@ -20,6 +20,7 @@ import torch
 from cv_platform.vision.detections import Detections
 from cv_platform.vision.detectors.torch_backend import Pending, Picture, TorchDetector
 from cv_platform.vision.detectors.torchvision_backend import TorchvisionDetector
+from cv_platform.vision.gpu.lost import DeviceLost, telling_loss
 
 Source = TypeVar("Source")
 
@@ -78,7 +79,8 @@ def detect_streams(
         linger_s: how long a batch may wait for more frames once it has one.
 
     Raises:
-        RuntimeError: a CUDA error. Nothing that this process holds on the GPU can be used any more: end it.
+        DeviceLost: a CUDA error, whichever source met it. What has not come to its end is still to do: give it back
+            and end the process.
     """
     if streams < 1:
         raise ValueError(f"streams is {streams}; allowed is 1 or more")
@@ -100,12 +102,13 @@ def detect_streams(
                 break
             count, last, error = 0, Fraction(0), None
             try:
-                for piece in open_source(source):  # type: ignore[arg-type]
-                    items = piece if isinstance(piece, list) else [piece]
-                    put((source, items, None))
-                    count, last = count + len(items), items[-1].pts_s
-                    if given_up.is_set():
-                        return
+                with telling_loss():
+                    for piece in open_source(source):  # type: ignore[arg-type]
+                        items = piece if isinstance(piece, list) else [piece]
+                        put((source, items, None))
+                        count, last = count + len(items), items[-1].pts_s
+                        if given_up.is_set():
+                            return
             except Exception as failure:  # noqa: BLE001 - handed on with the source that it belongs to
                 error = failure
             put((source, [Item(count, last, _END)], error))
@@ -121,6 +124,32 @@ def detect_streams(
         given_up.set()
         for thread in threads:
             thread.join()
+
+
+def serve_streams(
+    tasks: Iterator[tuple[int, Source]],
+    *,
+    make_detector: Callable[[], TorchDetector | TorchvisionDetector],
+    open_source: Callable[[Source], Iterable[Item | list[Item]]],
+    streams: int = 16,
+) -> Iterator[tuple[int, tuple[int, Fraction, Detections | None, str | None], bool]]:
+    """A worker for `workers.spread`, with `functools.partial`: many sources at once through one GPU's detector.
+
+    Args:
+        tasks: numbered sources.
+        make_detector: called once, in the worker's process.
+        open_source: as in `detect_streams`.
+        streams: sources decoded at once; `in_hand` of `spread` should be more, so that some wait.
+
+    Returns:
+        A source's number; a frame's index, time and detections, or at its end None and what went wrong (the error's
+        type); whether it is the end.
+    """
+    detector = make_detector()
+    detector.warmup()
+    for found in detect_streams(tasks, lambda task: open_source(task[1]), detector, streams=streams):
+        error = None if found.error is None else type(found.error).__name__
+        yield found.source[0], (found.index, found.pts_s, found.detections, error), found.detections is None
 
 
 _END: Any = object()
@@ -139,6 +168,8 @@ def _batched(
                 source, items, error = waiting.get(timeout=linger_s if ready or running else None)
             except queue.Empty:
                 break
+            if isinstance(error, DeviceLost):
+                raise error
             if source is _END:
                 open_streams -= 1
             else:

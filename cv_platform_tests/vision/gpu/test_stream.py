@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 
 from cv_platform.vision.detections import Detections  # noqa: E402
 from cv_platform.vision.detectors.torch_backend import Pending  # noqa: E402
-from cv_platform.vision.gpu.stream import Item, detect_streams  # noqa: E402
+from cv_platform.vision.gpu.lost import DeviceLost  # noqa: E402
+from cv_platform.vision.gpu.stream import Item, detect_streams, serve_streams  # noqa: E402
 
 
 class Marking:
@@ -22,6 +23,9 @@ class Marking:
 
     def __init__(self) -> None:
         self.most = 0
+
+    def warmup(self) -> None:
+        """Nothing to warm up."""
 
     def without_capture(self) -> Any:
         return nullcontext()
@@ -62,3 +66,37 @@ def test_stopping_early_ends_the_threads() -> None:
     stream = detect_streams([50] * 4, opened, Marking(), streams=2, prefetch=1)  # type: ignore[arg-type]
     next(stream)
     stream.close()
+
+
+def lost(source: int) -> Iterator[Item]:
+    yield Item(0, Fraction(0), np.array([source]))
+    raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with TORCH_USE_CUDA_DSA")
+
+
+def test_a_cuda_error_of_one_source_ends_all_of_them() -> None:
+    with pytest.raises(DeviceLost, match=r"has to end: CUDA error: an illegal memory access was encountered$"):
+        list(detect_streams([1, 2, 3], lost, Marking(), streams=2))  # type: ignore[arg-type]
+
+
+def test_a_cuda_error_of_the_network_is_told_too_little_memory_is_not() -> None:
+    def broken() -> list[Detections]:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED")
+
+    def scarce() -> list[Detections]:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. CUDA error follows")
+
+    with pytest.raises(DeviceLost):
+        Pending([broken], [range(1)]).result()
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        Pending([scarce], [range(1)]).result()
+
+
+def test_a_worker_of_many_sources_tells_each_ones_end() -> None:
+    told = list(
+        serve_streams(enumerate([3, 9]), make_detector=Marking, open_source=opened, streams=2)  # type: ignore[arg-type]
+    )
+    assert {number: (index, error) for number, (index, _, _, error), last in told if last} == {
+        0: (3, None),
+        1: (7, "ValueError"),
+    }
+    assert [number for number, _, last in told if not last].count(1) == 7
