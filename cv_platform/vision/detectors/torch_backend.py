@@ -116,10 +116,7 @@ class TorchDetector:
         self._max_detections = max_detections
         self.batch_size = batch_size
         self._architecture = ARCHITECTURES[head]
-        network = OnnxNetwork(model).eval().requires_grad_(False)
-        self._network = network.to(self._device, self._dtype)
-        if self._device.type == "cuda":
-            self._network = self._network.to(memory_format=torch.channels_last)
+        self._network = self._loaded(model)
         self._labels = torch.tensor(list(class_ids), dtype=torch.int64, device=self._device)
         self._classes = tuple(sorted({int(class_id) for class_id in class_ids if class_id >= 0}))
         # of high priority: torch deals out plain streams in turns, so a decoder's thread could be given the same one
@@ -128,6 +125,11 @@ class TorchDetector:
         self._may_capture = True
         self._programs: dict[tuple[int, int, int, int], _Program] = {}
         self._preprocessors: dict[tuple[int, int], DevicePreprocessor] = {}
+
+    def _loaded(self, model: bytes) -> Callable[[Tensor], dict[str, Tensor]]:
+        """What runs the network on a batch; another engine than torch is another one here."""
+        network = OnnxNetwork(model).eval().requires_grad_(False).to(self._device, self._dtype)
+        return network.to(memory_format=torch.channels_last) if self._device.type == "cuda" else network
 
     @property
     def classes(self) -> tuple[int, ...]:
