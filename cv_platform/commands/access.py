@@ -54,3 +54,8 @@ def access(
         return
     rows = ", ".join(f"{count} {table}" for table, count in done.rows.items())
     out.print(f"{output}: {done.clips} clips, {rows}; {done.without_pictures} clips have no pictures any more")
+    if done.hiding_too_little:
+        out.print(
+            f"{done.hiding_too_little} clips hide less than the policy asks for now and were left out: let them be"
+            " blurred anew while their raw clips exist"
+        )

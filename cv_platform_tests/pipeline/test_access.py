@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cv_platform.governance import audit
+from cv_platform.governance.policy import Policy
 from cv_platform.pipeline.access import write_bundle
 from cv_platform.storage.ledger.erasure_scope import ErasureScope
 from cv_platform_tests.pipeline.test_erasure import FIRST_CLIP
@@ -57,6 +58,18 @@ def test_a_bundle_of_a_track_holds_no_row_of_anybody_else(world: World, tmp_path
         for table in ("detections", "tracks", "events"):
             assert {row["track_id"] for row in lines(bundle, table)} <= {number}
         assert len(lines(bundle, "detections")) == detections
+
+
+@pytest.mark.parametrize("more", ["classes: [face, person]", "zones: [[[0, 0], [0.5, 0], [0.5, 0.5]]]"])
+def test_a_clip_that_hides_less_than_the_policy_asks_for_is_left_out(world: World, tmp_path: Path, more: str) -> None:
+    text = f"defaults: {{keep: {{cold: 100y}}}}\nsites: {{north: {{cameras: {{cam1: {{hide: {{{more}}}}}}}}}}}"
+    world.platform.policy = Policy.parse(text)  # type: ignore[misc]  # cached, so that a run sees one
+    done = write_bundle(world.platform, FIRST_CLIP, tmp_path / "bundle.zip", reference="case-6", by="officer")
+    assert (done.clips, done.without_pictures, done.hiding_too_little) == (0, 0, 1)
+    assert done.rows["detections"] == 20
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as bundle:
+        assert not [name for name in bundle.namelist() if name.startswith("clips/")]
+        assert json.loads(bundle.read("README.json"))["clips whose pictures hide too little"] == 1
 
 
 def test_nothing_is_overwritten_and_nothing_half_is_left(world: World, tmp_path: Path) -> None:

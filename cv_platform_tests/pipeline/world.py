@@ -44,6 +44,7 @@ from cv_platform.storage.ledger.model import (
     Scope,
 )
 from cv_platform.vision.anonymise import Certificate
+from cv_platform.vision.classes import FACE
 from cv_platform.vision.detections import Detections
 from cv_platform.vision.tracking import make_tracker
 from cv_platform_tests.vision.video.clips import write_clip
@@ -83,7 +84,7 @@ def certify(clip: Clip, source: Path, destination: Path, should_stop: Callable[[
         output_bytes=len(output),
         detector="none",
         verifier=None,
-        policy={},
+        policy={"classes": [FACE], "zones": []},
         width=64,
         height=48,
         frames=1,
