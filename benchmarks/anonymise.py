@@ -107,6 +107,8 @@ class Quality:
 
     face_frames: int = 0
     leaks: int = 0
+    hardly_seen: int = 0
+    hardly_seen_bare: int = 0
     waste: list[float] = field(default_factory=list)
     away: list[float] = field(default_factory=list)
     outside: list[float] = field(default_factory=list)
@@ -115,7 +117,9 @@ class Quality:
     whole: int = 0
 
     def add(self, other: Quality) -> None:
-        for name in ("face_frames", "leaks", "free_frames", "free_touched", "whole"):
+        for name in (
+            "face_frames", "leaks", "hardly_seen", "hardly_seen_bare", "free_frames", "free_touched", "whole",
+        ):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("waste", "away", "outside"):
             getattr(self, name).extend(getattr(other, name))
@@ -129,6 +133,7 @@ class Quality:
             "face_frames": self.face_frames,
             "leaks": self.leaks,
             "leak_share": round(self.leaks / max(1, self.face_frames), 5),
+            "hardly_seen_bare": f"{self.hardly_seen_bare}/{self.hardly_seen}",
             "waste_median": round(float(np.median(waste)), 2),
             "waste_p95": round(float(np.percentile(waste, 95)), 2),
             "hidden_away_from_faces": round(float(np.mean(self.away or [0.0])), 5),
@@ -143,7 +148,7 @@ def judge(
 ) -> Quality:
     """Hold what was hidden against the reference, frame by frame, pixel by pixel.
 
-    `partly` are faces hardly to be seen: part of the faces' area, but no leak where they are bare.
+    `partly` are faces of which less than half is to be seen: part of the faces' area, and counted apart where bare.
     """
     import cv2
     import numpy as np
@@ -164,11 +169,14 @@ def judge(
             faces[top:bottom, left:right] = 1
             w, h = (x2 - x1) / 2, (y2 - y1) / 2
             near[max(0, int(y1 - h)) : int(y2 + h) + 1, max(0, int(x1 - w)) : int(x2 + w) + 1] = 1
-            if number >= len(truth):
-                continue
             part = mask[top:bottom, left:right]
-            quality.face_frames += 1
-            quality.leaks += bool(part.size and part.mean() < _COVERED)
+            bare = bool(part.size and part.mean() < _COVERED)
+            if number < len(truth):
+                quality.face_frames += 1
+                quality.leaks += bare
+            else:
+                quality.hardly_seen += 1
+                quality.hardly_seen_bare += bare
         quality.whole += bool(mask.mean() > 0.98)
         if truth or hardly:
             quality.waste.append(float(mask.sum()) / max(1.0, float(faces.sum())))
