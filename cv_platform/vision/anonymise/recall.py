@@ -27,6 +27,7 @@ _DOUBLE_IOU = 0.4
 _LEAST_MATCH = 0.8
 _TEMPLATE = 24
 _TEMPLATE_GROWTH = 0.15
+_FACE_SIDE = _TEMPLATE / (1 + 2 * _TEMPLATE_GROWTH)
 _SEARCH = 0.4
 _MOST_STEP = 8
 _ANCHORS_KEPT = 6
@@ -42,7 +43,8 @@ Template = npt.NDArray[np.float32]
 class _Expected:
     """A face that was seen: where, how it moved a frame, when last at all and by a detector, and what it looked like.
 
-    `best` is its highest score; `gone` says that its place was seen to hold something else.
+    `best` is its highest score; `followed` is where the pixels had it after that, and `gone` says that they had it no
+    more.
     """
 
     box: Boxes
@@ -53,6 +55,7 @@ class _Expected:
     sighted: int
     best: float
     gone: bool = False
+    followed: Boxes | None = None
 
     def at(self, frame: int) -> Boxes:
         moved = self.speed * min(frame - self.frame, _MOST_STEP)
@@ -98,23 +101,32 @@ class Recall:
             new = self._update(frame, detected[frame.index])
             for expected in new:
                 self._trace_back(expected, frame, detected)
-                earlier = [f for f in (*self._anchors, *window) if f.index < frame.index]
+                earlier = [f for f in (*list(self._anchors)[-1:], *window) if f.index < frame.index]
                 self._look_for_end(expected, earlier[::-1], found)
         for expected in self._expected:
             self._look_for_end(expected, [f for f in window if f.index > expected.frame], found)
         self._anchors.append(window[-1])
 
     def _look_for_end(self, expected: _Expected, frames: list[ClipFrame], found: Scan) -> None:
-        """Keep the first of these frames, going away from where the face was seen, in which it is there no more."""
+        """Follow the face through these frames, one after another; keep the first in which it is there no more."""
         size = expected.box[2:] - expected.box[:2]
-        if expected.gone or expected.template is None or min(size) < _LEAST_GONE_PX:
+        if expected.gone or expected.template is None or not frames or min(size) < _LEAST_GONE_PX:
             return
+        later = frames[0].index > expected.frame
+        place = expected.box
+        if later:
+            place = expected.at(frames[0].index) if expected.followed is None else expected.followed
         for frame in frames:
-            place = expected.at(frame.index) if frame.index > expected.frame else expected.box
-            if _is_gone(expected.template, place, planes(frame.picture)[0]):
-                expected.gone = frame.index > expected.frame
-                found.gone.setdefault(frame.index, []).append(expected.box)
+            luma = planes(frame.picture)[0]
+            if _is_gone(expected.template, place, luma):
+                expected.gone = later
+                found.gone.setdefault(frame.index, []).append(place)
                 return
+            best, moved = _match(expected.template, place, luma)
+            if best >= _GONE_MATCH:
+                place = moved
+        if later:
+            expected.followed = place
 
     def _find_missing(self, frame: ClipFrame, detected: dict[int, FrameSightings]) -> None:
         seen = detected[frame.index]
@@ -165,20 +177,11 @@ class Recall:
         """The expected face where the picture still looks like it, near `place`; nothing where it does not."""
         if expected.template is None:
             return FrameSightings.none()
-        size = place[2:] - place[:2]
-        patch = _patch(luma, place, _TEMPLATE_GROWTH + _SEARCH)
-        if patch is None:
-            return FrameSightings.none()
-        scale = _TEMPLATE / (1 + 2 * _TEMPLATE_GROWTH)
-        side = round(scale * (1 + 2 * (_TEMPLATE_GROWTH + _SEARCH)))
-        match = cv2.matchTemplate(cv2.resize(patch, (side, side)), expected.template, cv2.TM_CCOEFF_NORMED)
-        _, best, _, (x, y) = cv2.minMaxLoc(match)
+        best, box = _match(expected.template, place, luma)
         if best < _LEAST_MATCH:
             return FrameSightings.none()
-        moved = (np.array([x, y], np.float32) - (side - _TEMPLATE) / 2) / scale * size
-        box = place + np.concatenate([moved, moved]).astype(np.float32)
         score = np.array([self._policy.low_threshold], np.float32)
-        return FrameSightings(box[None].astype(np.float32), score, np.array([expected.class_id], np.int16))
+        return FrameSightings(box[None], score, np.array([expected.class_id], np.int16))
 
     def _update(self, frame: ClipFrame, seen: FrameSightings) -> list[_Expected]:
         """Take what was seen into account; return what was not expected."""
@@ -194,7 +197,8 @@ class Recall:
             free.discard(best)
             moved = _centre(seen.boxes[best]) - _centre(expected.box)
             expected.speed = np.asarray(moved / max(1, frame.index - expected.frame), np.float32)
-            expected.box, expected.frame, expected.gone = seen.boxes[best], frame.index, False
+            expected.box, expected.frame = seen.boxes[best], frame.index
+            expected.gone, expected.followed = False, None
             if seen.scores[best] > self._policy.low_threshold:
                 expected.sighted = frame.index
             expected.best = max(expected.best, float(seen.scores[best]))
@@ -245,26 +249,38 @@ def _template(luma: npt.NDArray[np.uint8], box: Boxes) -> Template | None:
     return None if patch is None else np.asarray(cv2.resize(patch, (_TEMPLATE, _TEMPLATE)), np.float32)
 
 
+def _search_area(place: Boxes, luma: npt.NDArray[np.uint8]) -> Template | None:
+    """What lies around a place, at the template's scale; None where the picture ends too near."""
+    patch = _patch(luma, place, _TEMPLATE_GROWTH + _SEARCH)
+    side = round(_FACE_SIDE * (1 + 2 * (_TEMPLATE_GROWTH + _SEARCH)))
+    return None if patch is None else np.asarray(cv2.resize(patch, (side, side)), np.float32)
+
+
+def _match(template: Template, place: Boxes, luma: npt.NDArray[np.uint8]) -> tuple[float, Boxes]:
+    """How well the picture near a place looks like the template, -1 to 1, and the box where it does best."""
+    area = _search_area(place, luma)
+    if area is None:
+        return -1.0, place
+    _, best, _, (x, y) = cv2.minMaxLoc(cv2.matchTemplate(area, template, cv2.TM_CCOEFF_NORMED))
+    moved = (np.array([x, y]) - (len(area) - _TEMPLATE) / 2) / _FACE_SIDE * (place[2:] - place[:2])
+    return best, np.asarray(place + np.concatenate([moved, moved]), np.float32)
+
+
 def _is_gone(template: Template, place: Boxes, luma: npt.NDArray[np.uint8]) -> bool:
     """Whether neither the face nor any quarter of it is to be seen near its place.
 
     A face that turns, or that something slides over, keeps a part that looks as before for a while.
     """
-    patch = _patch(luma, place, _TEMPLATE_GROWTH + _SEARCH)
-    if patch is None:
-        return False
-    scale = _TEMPLATE / (1 + 2 * _TEMPLATE_GROWTH)
-    side = round(scale * (1 + 2 * (_TEMPLATE_GROWTH + _SEARCH)))
-    here = cv2.resize(patch, (side, side))
-    if float(cv2.matchTemplate(here, template, cv2.TM_CCOEFF_NORMED).max()) >= _GONE_MATCH:
+    area = _search_area(place, luma)
+    if area is None or float(cv2.matchTemplate(area, template, cv2.TM_CCOEFF_NORMED).max()) >= _GONE_MATCH:
         return False
     # the parts are the face's own, without the ground around it
-    border = round(_TEMPLATE_GROWTH * scale)
-    half, reach = _TEMPLATE // 2 - border, round(_PART_SEARCH * scale)
+    border, reach = round(_TEMPLATE_GROWTH * _FACE_SIDE), round(_PART_SEARCH * _FACE_SIDE)
+    half = _TEMPLATE // 2 - border
     for y, x in ((y, x) for y in (border, border + half) for x in (border, border + half)):
         part = np.ascontiguousarray(template[y : y + half, x : x + half])
-        top, left = (side - _TEMPLATE) // 2 + y - reach, (side - _TEMPLATE) // 2 + x - reach
-        near = np.ascontiguousarray(here[top : top + half + 2 * reach, left : left + half + 2 * reach])
+        top, left = (len(area) - _TEMPLATE) // 2 + y - reach, (len(area) - _TEMPLATE) // 2 + x - reach
+        near = np.ascontiguousarray(area[top : top + half + 2 * reach, left : left + half + 2 * reach])
         if float(cv2.matchTemplate(near, part, cv2.TM_CCOEFF_NORMED).max()) >= _GONE_PART_MATCH:
             return False
     return True

@@ -30,6 +30,7 @@ _STEADY_GROWTH = 0.5
 _AT_EDGE_PX = 4.0
 _SAME_PLACE = 0.3
 _GONE_SLACK = 1
+_FAST = 0.25
 
 
 @dataclass(frozen=True)
@@ -221,11 +222,19 @@ def _iou(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
     return float(overlap(a[None].astype(np.float32), b[None].astype(np.float32))[0, 0])
 
 
-def _until_gone(box: npt.NDArray[np.float64], end: int, sign: int, most: int, gone: dict[int, list[Boxes]]) -> int:
-    """How many frames beyond its end a track is extended, at most: a little past where its face is gone."""
+def _until_gone(track: _Bridged, sign: int, most: int, gone: dict[int, list[Boxes]]) -> int:
+    """How many frames beyond its end a track is extended, at most: a little past where its face is gone.
+
+    One that moves fast is extended all the way: from one frame to the next it may have left where it was looked for.
+    """
+    end, near = (track.last, track.boxes[::-1]) if sign > 0 else (track.first, track.boxes)
+    near = near[: _SPEED_FRAMES + 1]
+    speed = np.abs(near[-1] - near[0]).reshape(2, 2).mean(axis=0) / max(1, len(near) - 1)
+    if (speed > _FAST * (near[0, 2:] - near[0, :2])).any():
+        return most
     for away in range(1, most + 1):
         places = gone.get(end + sign * away)
-        if places and overlap(box[None].astype(np.float32), np.stack(places)).max() >= _SAME_PLACE:
+        if places and overlap(near[:1].astype(np.float32), np.stack(places)).max() >= _SAME_PLACE:
             return min(most, away - 1 + _GONE_SLACK)
     return most
 
@@ -249,8 +258,8 @@ def _grow(
         before = vanished if _away_from_edges(track.boxes[0], geometry) else extend
         after = vanished if _away_from_edges(track.boxes[-1], geometry) else extend
         # what lies over a face hides its pixels: they say nothing then
-        before = _until_gone(track.boxes[0], track.first, -1, before, gone)
-        after = _until_gone(track.boxes[-1], track.last, 1, after, gone)
+        before = _until_gone(track, -1, before, gone)
+        after = _until_gone(track, 1, after, gone)
         if held := _held(track, others, -1, most, geometry):
             before = max(before, held + extend)
         if held := _held(track, others, 1, most, geometry):

@@ -172,6 +172,15 @@ def test_a_region_is_extended_no_further_than_where_the_face_is_gone(
     assert (min(touched), max(touched)) == (first, last)
 
 
+@pytest.mark.parametrize(("speed", "last"), [(2, 60), (14, 69)])
+def test_a_fast_face_may_have_left_where_it_was_looked_for(speed: float, last: int) -> None:
+    made = plan(
+        {f: seen([box(20 + speed * (f - 40), side=50)]) for f in range(40, 60)},
+        gone={60: [box(20 + speed * 20, side=50)]},
+    )
+    assert max(made.touched()) == last
+
+
 def test_a_face_behind_another_is_held_though_its_pixels_are_gone() -> None:
     def faces(f: int) -> Boxes:
         front = box(60 + 5 * f, 155)

@@ -51,6 +51,7 @@ AFTER: list[tuple[str, Callable[[int], Picture], bool]] = [
     ("covered whole", lambda number: OTHER, True),
     ("only missed", lambda number: with_face(), False),
     ("moves on", lambda number: with_face(x=PLACE[0] + (number - SEEN_UNTIL)), False),
+    ("moves on faster", lambda number: with_face(x=PLACE[0] + 7 * (number - SEEN_UNTIL)), False),
     ("half covered", half_covered, False),
     ("darker", lambda number: np.asarray(with_face() * 0.6, np.uint8), False),
 ]
