@@ -49,30 +49,40 @@ def diff(
     """Say what would be deleted if this policy followed the one in force. Changes nothing."""
     from rich.table import Table
 
-    from cv_platform.governance.adoption import consequences
+    from cv_platform.governance.adoption import consequences, quota_consequences
     from cv_platform.governance.policy import format_duration
     from cv_platform.storage.provision import database_at
 
     before, after = _read(None), _read(file)
-    found = consequences(database_at(str(connected_settings().postgres_url)), before, after)
+    database = database_at(str(connected_settings().postgres_url))
+    found, over = consequences(database, before, after), quota_consequences(database, before, after)
     if json:
         rows: list[dict[str, Any]] = [
             {**vars(entry), "before": format_duration(entry.before), "after": format_duration(entry.after)}
             for entry in found
         ]
-        print_json({"same": before.digest == after.digest, "deletes": rows})
+        print_json(
+            {"same": before.digest == after.digest, "deletes": rows, "over quota": [vars(entry) for entry in over]}
+        )
+        return
+    for entry in over:
+        out.print(
+            f"{entry.place}, {entry.store} store: {entry.after:,} bytes would be allowed; the {entry.items:,} oldest"
+            f" pieces of clips, {entry.bytes:,} bytes, would go; {entry.held_bytes:,} bytes too many would stay held"
+        )
+    if over and not found:
         return
     if not found:
         out.print("the same rules" if before.digest == after.digest else "it would delete nothing sooner than now")
         return
     table = Table("place", "what", "kept now", "kept then", "clips deleted at once", title="what this would delete")
-    for entry in found:
+    for change in found:
         table.add_row(
-            entry.place,
-            entry.data_class,
-            format_duration(entry.before),
-            format_duration(entry.after),
-            str(entry.items),
+            change.place,
+            change.data_class,
+            format_duration(change.before),
+            format_duration(change.after),
+            str(change.items),
         )
     out.print(table)
 

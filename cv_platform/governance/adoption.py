@@ -10,10 +10,12 @@ from psycopg.types.json import Jsonb
 
 from cv_platform.governance.audit import append
 from cv_platform.governance.policy import Policy
+from cv_platform.governance.quotas import quotas
 from cv_platform.governance.retention import EVERYWHERE, divide
 from cv_platform.storage.database import Database
 from cv_platform.storage.ledger.sites import set_site
 from cv_platform.storage.ledger.tiers import DataClass, count_older
+from cv_platform.storage.ledger.usage import count_oldest, used_bytes
 
 SCHEDULED: tuple[DataClass, ...] = ("raw", "frames", "quarantine", "warm", "cold")
 
@@ -28,6 +30,25 @@ class Consequence:
     after: timedelta
     items: int
     bytes: int | None
+
+
+@dataclass(frozen=True)
+class QuotaConsequence:
+    """What a quota that is new or lower would delete, over what terms do.
+
+    Attributes:
+        before, after: bytes that are allowed; `before` is None where there was no quota.
+        items, bytes: the oldest that no hold covers, as much as the place is over.
+        held_bytes: by which it would stay over, since the rest is held.
+    """
+
+    place: str
+    store: str
+    before: int | None
+    after: int
+    items: int
+    bytes: int
+    held_bytes: int
 
 
 def adopted_digest(database: Database) -> str | None:
@@ -66,4 +87,21 @@ def consequences(database: Database, before: Policy, after: Policy) -> list[Cons
             if will < was or (early and not was_ruled.public_area):
                 items, size = count_older(database, data_class, older_than=will, places=where, early=early)
                 found.append(Consequence(place, data_class, was, will, items, size))
+    return found
+
+
+def quota_consequences(database: Database, before: Policy, after: Policy) -> list[QuotaConsequence]:
+    """What would be deleted at once for a quota's sake if `after` followed `before`."""
+    was = {(quota.site, quota.store): quota.bytes for quota in quotas(before)}
+    found = []
+    for quota in quotas(after):
+        allowed = was.get((quota.site, quota.store))
+        if allowed is not None and quota.bytes >= allowed:
+            continue
+        over = used_bytes(database, quota.store, site=quota.site) - quota.bytes
+        if over > 0:
+            items, size = count_oldest(database, quota.store, site=quota.site, at_least_bytes=over)
+            found.append(
+                QuotaConsequence(quota.place, quota.store, allowed, quota.bytes, items, size, max(0, over - size))
+            )
     return found

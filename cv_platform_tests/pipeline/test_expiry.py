@@ -16,7 +16,7 @@ import pytest
 
 from cv_platform import faults
 from cv_platform.governance import audit
-from cv_platform.governance.adoption import consequences
+from cv_platform.governance.adoption import consequences, quota_consequences
 from cv_platform.governance.holds import HoldScope, place_hold, release_hold
 from cv_platform.governance.policy import Policy
 from cv_platform.governance.retention import divide
@@ -324,12 +324,19 @@ def test_a_quota_takes_the_oldest_and_tells_when_only_held_data_is_left(
     [(largest,)] = world.rows("SELECT max(size_bytes) FROM cv.clips")
     one = "defaults: {{keep: {{cold: 100y, frames: 90d}}}}\nquota: {{restricted: {}}}"
     [(frames,)] = world.rows("SELECT sum((counts ->> 'bytes')::bigint) FROM cv.stages WHERE stage = 'decoded_frames'")
+    lower = Policy.parse(one.format(2 * largest + frames))
+    [said] = quota_consequences(world.database, world.platform.policy, lower)
+    assert (said.store, said.before, said.held_bytes) == ("restricted", None, 0)
+    assert quota_consequences(world.database, lower, lower) == []
     with_policy(world, one.format(2 * largest + frames))
     report = expire(world.platform)
-    assert report.clips["over quota (restricted)"] >= 1
+    assert report.clips["over quota (restricted)"] == said.items >= 1
     assert not report.alarms
     gone = world.rows("SELECT camera_id FROM cv.clips WHERE raw_deleted_at IS NOT NULL")
     assert gone == [("cam2",)]  # cam1 is older, and held
+    [said] = quota_consequences(world.database, lower, Policy.parse(one.format(1)))
+    assert said.items > 0
+    assert said.held_bytes > 0
     with_policy(world, one.format(1))
     report = expire(world.platform)
     assert len(report.alarms) == 1

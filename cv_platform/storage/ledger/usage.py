@@ -28,19 +28,35 @@ def used_bytes(database: Database, store: StoreName, *, site: str | None = None)
     return int(row[0]) if row else 0
 
 
-def oldest(
-    database: Database, store: StoreName, *, site: str | None, at_least_bytes: int, limit: int
-) -> dict[DataClass, list[uuid.UUID]]:
-    """The oldest data that no hold covers, as much as makes up so many bytes; at most `limit` clips, by class."""
-    each = " UNION ALL ".join(
+def count_oldest(database: Database, store: StoreName, *, site: str | None, at_least_bytes: int) -> tuple[int, int]:
+    """How many of the oldest that no hold covers make up so many bytes, and their bytes."""
+    with database.transaction() as connection:
+        row = connection.execute(
+            "SELECT count(*), coalesce(sum(bytes), 0)::bigint FROM (SELECT bytes, sum(bytes) OVER"
+            f" (ORDER BY since, clip_id) - bytes AS older FROM ({_each(store)}) found) counted WHERE older < %(bytes)s",
+            {"site": site, "limit": None, "bytes": at_least_bytes},
+        ).fetchone()
+    return (int(row[0]), int(row[1])) if row else (0, 0)
+
+
+def _each(store: StoreName) -> str:
+    """A store's clips by class, the oldest of each first; held ones are left out."""
+    return " UNION ALL ".join(
         f"(SELECT '{name}', c.clip_id, {TIERS[name].since} AS since, {TIERS[name].size} AS bytes FROM cv.clips c"
         f" WHERE {TIERS[name].there} AND {TIERS[name].size} > 0 AND (%(site)s::text IS NULL OR c.site_id = %(site)s)"
         f" AND NOT cv.held(c.clip_id) ORDER BY since, c.clip_id LIMIT %(limit)s)"
         for name in _CLASSES[store]
     )
+
+
+def oldest(
+    database: Database, store: StoreName, *, site: str | None, at_least_bytes: int, limit: int
+) -> dict[DataClass, list[uuid.UUID]]:
+    """The oldest data that no hold covers, as much as makes up so many bytes; at most `limit` clips, by class."""
     with database.transaction() as connection:
         rows = connection.execute(
-            f"SELECT * FROM ({each}) found ORDER BY since, clip_id LIMIT %(limit)s", {"site": site, "limit": limit}
+            f"SELECT * FROM ({_each(store)}) found ORDER BY since, clip_id LIMIT %(limit)s",
+            {"site": site, "limit": limit},
         ).fetchall()
     chosen: dict[DataClass, list[uuid.UUID]] = {}
     total = 0
