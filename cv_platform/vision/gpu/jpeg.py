@@ -165,13 +165,15 @@ def _decoding_stream(device: str) -> Any:
 def shard_items(shard: bytes, *, device: str = "cuda", batch: int = 32) -> Iterator[list[Item]]:
     """A shard's frames, decoded, a batch at once, as `stream.detect_streams` takes them.
 
+    Where the device's memory does not suffice for a batch, its halves are decoded one after the other.
+
     Raises:
         ValueError: as `shard_frames` and `decode_jpegs`; a picture of another size than the shard says.
     """
     frames = _stored(shard)
     while chunk := list(islice(frames, batch)):
         items = []
-        for frame, picture in zip(chunk, decode_jpegs([frame.jpeg for frame in chunk], device=device), strict=True):
+        for frame, picture in zip(chunk, _decoded([frame.jpeg for frame in chunk], device), strict=True):
             if tuple(picture.shape) != (3, frame.height, frame.width):
                 raise ValueError(
                     f"frame {frame.number} holds a picture of shape {tuple(picture.shape)}; "
@@ -179,6 +181,16 @@ def shard_items(shard: bytes, *, device: str = "cuda", batch: int = 32) -> Itera
                 )
             items.append(Item(frame.number, frame.pts_s, picture))
         yield items
+
+
+def _decoded(files: list[memoryview], device: str) -> list[Tensor]:
+    try:
+        return decode_jpegs(files, device=device)
+    except torch.cuda.OutOfMemoryError:
+        if len(files) == 1:
+            raise
+        middle = len(files) // 2
+        return _decoded(files[:middle], device) + _decoded(files[middle:], device)
 
 
 def encode_jpegs(pictures: Sequence[Tensor], *, quality: int = 92) -> list[bytes]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from av.packet import Packet
 
 KEPT: Final = 32
-"""Decoders that wait at most, of all kinds; of 1080p each holds about 100 MiB of the GPU's memory."""
+"""Decoders that wait at most, of all kinds: each holds its pictures in the GPU's memory."""
 
 
 class NvdecFailed(RuntimeError):

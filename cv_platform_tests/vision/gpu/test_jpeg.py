@@ -9,7 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'cv-platform[torch]'")
 
+from cv_platform.vision.gpu import jpeg  # noqa: E402
 from cv_platform.vision.gpu.jpeg import _side_by_side, decode_jpegs, shard_frames  # noqa: E402
+from cv_platform.vision.jpeg import jpeg_size  # noqa: E402
 from cv_platform.vision.video.decode import SampledFrame  # noqa: E402
 from cv_platform.vision.video.shards import ShardWriter, read_shard  # noqa: E402
 
@@ -53,3 +55,23 @@ def test_what_is_no_jpeg_or_too_large_never_reaches_the_decoder() -> None:
         decode_jpegs([file, b"GIF89a"], device="cpu")
     with pytest.raises(ValueError, match=r"declares 30×20, 600 pixels; allowed is 1 to 599"):
         decode_jpegs([file], device="cpu", max_pixels=599)
+
+
+def test_out_of_memory_decodes_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def scarce(files: list[memoryview], *, device: str) -> list[torch.Tensor]:
+        sizes.append(len(files))
+        if len(files) > 2:
+            raise torch.cuda.OutOfMemoryError
+        return [torch.zeros((3, *jpeg_size(file)), dtype=torch.uint8) for file in files]
+
+    monkeypatch.setattr(jpeg, "decode_jpegs", scarce)
+    (items,) = jpeg.shard_items(shard(7), batch=8)
+    assert [item.index for item in items] == list(range(7))
+    assert sizes == [7, 3, 1, 2, 4, 2, 2]
+    monkeypatch.setattr(
+        jpeg, "decode_jpegs", lambda files, device: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError())
+    )
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        next(jpeg.shard_items(shard(7), batch=8))

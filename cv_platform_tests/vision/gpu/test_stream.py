@@ -100,3 +100,29 @@ def test_a_worker_of_many_sources_tells_each_ones_end() -> None:
         1: (7, "ValueError"),
     }
     assert [number for number, _, last in told if not last].count(1) == 7
+
+
+class Scarce(Marking):
+    """Has room for two frames at once."""
+
+    def submit(self, frames: list[Any]) -> Pending:
+        if len(frames) > 2:
+            raise torch.cuda.OutOfMemoryError
+        return super().submit(frames)
+
+    def halve_batch(self) -> None:
+        """As a detector does."""
+        self.batch_size //= 2
+
+    def detect(self, frames: list[Any]) -> list[Detections]:
+        """In what is its batch by now."""
+        starts = range(0, len(frames), self.batch_size)
+        return [found for at in starts for found in self.submit(frames[at : at + self.batch_size]).result()]
+
+
+def test_out_of_memory_halves_the_batch_and_loses_no_frame() -> None:
+    detector = Scarce()
+    stream = detect_streams([6, 5], opened, detector, streams=2)  # type: ignore[arg-type]
+    found = [(one.source, one.index) for one in stream if one.detections is not None]
+    assert sorted(found) == sorted([(6, n) for n in range(6)] + [(5, n) for n in range(5)])
+    assert detector.batch_size == detector.most == 2
