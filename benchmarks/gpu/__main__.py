@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import importlib
 import json
-import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import benchmarks.gpu
 from benchmarks._timing import environment
@@ -21,7 +22,7 @@ PARTS = ("shards", "clips", "answers", "processor", "large", "memory", "plain")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the parts that are asked for, each within its time; returns the exit status."""
+    """Run the parts that are asked for, each in its process and within its time; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=benchmarks.gpu.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,22 +44,14 @@ def main(argv: list[str] | None = None) -> int:
     unknown = set(options.parts.split(",")) - set(PARTS)
     if unknown:
         parser.error(f"--parts has {', '.join(sorted(unknown))}; allowed is {', '.join(PARTS)}")
+    parts = options.parts.split(",")
     results: dict[str, Any] = {"environment": {**_environment(), "gpu": gpu_name()}}
     results["options"] = {
         key: str(value) for key, value in vars(options).items() if not isinstance(value, Path) and value is not None
     }
-    rig = Rig(**{name: getattr(options, name) for name in Rig.__dataclass_fields__})
-    for part in options.parts.split(","):
+    for part in parts:
         started = time.monotonic()
-        signal.signal(signal.SIGALRM, _too_long)
-        signal.alarm(options.part_s)
-        try:
-            results[part] = importlib.import_module(f"benchmarks.gpu.{part}").measure(rig)
-        except Exception as error:  # noqa: BLE001 - one part's failure leaves the others' results
-            results[part] = {"failed": f"{type(error).__name__}: {error}"}
-            traceback.print_exc()
-        finally:
-            signal.alarm(0)
+        results[part] = _measured(part, options) if len(parts) == 1 else _apart(part, argv or sys.argv[1:])
         print(f"## {part} ({time.monotonic() - started:.0f} s)\n{json.dumps(results[part], indent=1)}", flush=True)
         if options.json is not None:
             options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -66,8 +59,28 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _too_long(*_: object) -> NoReturn:
-    raise TimeoutError("the part took longer than --part-s allows")
+def _measured(part: str, options: argparse.Namespace) -> Any:
+    """A part's results. One that takes too long ends this process, wherever it hangs, and says where."""
+    faulthandler.dump_traceback_later(options.part_s, exit=True)
+    rig = Rig(**{name: getattr(options, name) for name in Rig.__dataclass_fields__})
+    try:
+        return importlib.import_module(f"benchmarks.gpu.{part}").measure(rig)
+    except Exception as error:  # noqa: BLE001 - told among the results
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {error}"}
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _apart(part: str, argv: list[str]) -> Any:
+    """A part in a process of its own: neither a hang nor a lost GPU takes the others along."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "part.json"
+        command = [sys.executable, "-m", "benchmarks.gpu", *argv, "--parts", part, "--json", str(file)]
+        status = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+        if not file.exists():
+            return {"failed": f"its process ended with status {status} before it had results"}
+        return json.loads(file.read_text(encoding="utf-8"))[part]
 
 
 def _environment() -> dict[str, Any]:
