@@ -42,6 +42,9 @@ def test_a_container_has_no_more_than_it_needs(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
     assert "/tmp" in service["tmpfs"]
+    # Where it writes, the image's user may: a file system in memory is root's unless it says otherwise.
+    for place in ("/var/lib/cv-platform", "/opt/dagster/dagster_home/storage"):
+        assert place not in service["tmpfs"], f"{place}: without uid and gid it belongs to root"
     known = {f"CV_PLATFORM_{setting.upper()}" for setting in Settings.model_fields}
     assert {key for key in service["environment"] if key.startswith("CV_PLATFORM_")} <= known
     for ports in service.get("ports", []):
