@@ -43,6 +43,8 @@ UNUSED = (
     "setuptools",
     "setuptools-*",
 )
+# What the patterns above would take with them: dbt's own generic tests, such as accepted_values.
+KEPT = "dbt/include"
 AWS = ("s3", "s3control", "sqs", "sts", "sso", "sso-oidc", "kms")
 
 
@@ -61,11 +63,17 @@ def name_of(line: str) -> str:
     return re.split(r"[\s\[<>=!~;]", line, maxsplit=1)[0].lower()
 
 
+def unused(site: Path) -> list[Path]:
+    """What goes, of a folder of packages."""
+    found = (path for pattern in UNUSED for path in site.glob(pattern))
+    return [path for path in found if not path.is_relative_to(site / KEPT)]
+
+
 def tidy() -> None:
     """Tests, headers, other languages, clients that nobody calls: a quarter of the whole. pip goes last."""
     subprocess.run([sys.executable, "-m", "pip", "uninstall", "-q", "-y", "sqlglotc", "sqlglotrs"], check=True)
     site = Path(sysconfig.get_path("purelib"))
-    for path in [path for pattern in UNUSED for path in site.glob(pattern)]:
+    for path in unused(site):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
