@@ -146,7 +146,7 @@ def _taps(size: int, new_size: int, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def resize_pictures(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize as OpenCV's INTER_LINEAR does, in its fixed-point arithmetic, so that a network sees the same pixels.
+    """Resize as OpenCV's INTER_LINEAR does, in its fixed-point arithmetic: whole levels, which half precision holds.
 
     Args:
         pictures: uint8 (N, 3, H, W).
@@ -257,7 +257,11 @@ class DevicePreprocessor:
             )
             return
         stacked = pictures if isinstance(pictures, Tensor) else torch.stack(list(pictures))
-        planes = resize_pictures(stacked, (placement.height, placement.width))
+        size = (placement.height, placement.width)
+        if self._dtype == torch.float32:  # as the processor's preprocessor, which rounds nothing either
+            planes = resample(stacked.float(), (height, width), size)
+        else:
+            planes = resize_pictures(stacked, size)
         self._write(planes.to(self._dtype), placement, target, flipped=flipped)
 
     def write_surfaces(self, surfaces: Sequence[Surface], target: Tensor) -> None:

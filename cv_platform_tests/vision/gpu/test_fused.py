@@ -58,17 +58,18 @@ def test_letterbox_gives_the_very_levels_of_the_plain_way(head: str, size: tuple
     torch.manual_seed(1)
     how = ARCHITECTURES[head]
     pictures = [torch.randint(0, 256, (3, 50, 80), dtype=torch.uint8) for _ in range(3)]
-    prepare = DevicePreprocessor(how, size, torch.float32)
-    expected = torch.zeros(3, 3, *size)
+    prepare = DevicePreprocessor(how, size, torch.float16)
+    expected = torch.zeros(3, 3, *size, dtype=torch.float16)
     prepare.write_pictures(pictures, expected, channels="rgb")
     place = prepare.place(50, 80)
-    found = torch.full((3, 3, *size), torch.nan).to(memory_format=torch.channels_last)
+    found = torch.full((3, 3, *size), torch.nan, dtype=torch.float16).to(memory_format=torch.channels_last)
     cpu = torch.device("cpu")
     fused.letterbox(
         pictures, found, (_taps(50, place.height, cpu), _taps(80, place.width, cpu)), offset=(place.top, place.left),
         scale=how.scale, mean=how.mean, fill=how.fill * how.scale - how.mean, flipped=how.channels != "rgb",
     )  # fmt: skip
-    assert torch.equal(found, expected)
+    # scaled levels are rounded once here and twice there
+    assert (found.float() - expected.float()).abs().max() <= (0 if how.scale == 1 else 1.5e-3)
 
 
 def test_what_is_not_for_these_kernels() -> None:
