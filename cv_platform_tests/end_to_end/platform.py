@@ -142,7 +142,7 @@ def finished_stack(folder: Path) -> Iterator[Finished]:
         patch.undo()
 
 
-def wait(stack: Stack, platform: Platform, dagster: DagsterStorage, *, timeout_s: float = 400.0) -> None:
+def wait(stack: Stack, platform: Platform, dagster: DagsterStorage, *, timeout_s: float = 540.0) -> None:
     """Until the ledger rests and no run is left. Raises TimeoutError with what was still open."""
     deadline = time.monotonic() + timeout_s
     while True:

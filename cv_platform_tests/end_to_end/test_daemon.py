@@ -36,7 +36,7 @@ from cv_platform_tests.end_to_end.platform import (
 from cv_platform_tests.snapshot import read
 
 VISION = ("raw_clips", "decoded_frames", "detections", "tracks", "blurred_clips")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]
 
 
 @pytest.fixture(scope="module")

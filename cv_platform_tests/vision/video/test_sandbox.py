@@ -109,7 +109,8 @@ def on_worker(act):
 
     def should_stop() -> bool:
         for worker in workers():
-            if not acted and len(worker.open_files()) > 0:
+            # Not just any file: an interpreter that starts has modules open, and is not confined yet.
+            if not acted and any(file.path.endswith((".mkv", ".mp4")) for file in worker.open_files()):
                 acted.append(worker.pid)
                 return bool(act(worker))
         return False
