@@ -129,6 +129,8 @@ def _supported(sps: h264.Sps, config: h264.AvcConfig, geometry: Geometry) -> boo
         and sps.frame_mbs_only
         and not sps.gaps_allowed
         and (width, height) == (geometry.width, geometry.height)
+        # Only the encoder's padding is cropped: nobody looked at what lies beyond, and a player may show it.
+        and (sps.width_mbs, sps.height_mbs) == (-(-width // 16), -(-height // 16))
         and reorder_depth(sps) <= _MOST_REORDER
         and all(h264.pps_ids(pps)[1] == sps.id for pps in config.pps)
     )
