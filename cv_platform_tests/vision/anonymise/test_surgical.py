@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 
 from cv_platform.vision.anonymise import AnonymisePolicy, Certificate, h264
 from cv_platform.vision.anonymise.clip import anonymise_clip
@@ -27,7 +28,8 @@ def make(path: Path, x264: str = "", **changes: Any) -> Path:
     params = f"keyint={KEYINT}:min-keyint={KEYINT}:scenecut=0" + (":" + x264 if x264 else "")
     options = {"crf": "18", "preset": "veryfast", "x264-params": params}
     arguments: dict[str, Any] = {"frames": FRAMES, "fps": 25, "time_base": Fraction(1, 12800), "options": options}
-    return write_squares(path, visitor, **{**arguments, **changes})
+    visit = changes.pop("visit", visitor)
+    return write_squares(path, visit, **{**arguments, **changes})
 
 
 def run(source: Path, destination: Path, **policy: Any) -> Certificate:
@@ -92,6 +94,29 @@ def test_every_seek_point_decodes_to_the_same_picture(tmp_path: Path) -> None:
                     break
             else:
                 raise AssertionError(number)
+
+
+def crop_away(path: Path, cropped: Path, pixels: int) -> Path:
+    """The same pictures, the right-hand `pixels` columns of them outside the cropping window."""
+    with av.open(str(path)) as clip, av.open(str(cropped), "w") as out:
+        stream = clip.streams.video[0]
+        target = out.add_stream_from_template(stream)
+        rewrite = BitStreamFilterContext(f"h264_metadata=crop_right={pixels}", stream, target)
+        for packet in clip.demux(stream):
+            for rewritten in rewrite.filter(packet if packet.size else None):
+                rewritten.stream = target
+                out.mux(rewritten)
+    return cropped
+
+
+def test_what_a_cropping_window_leaves_out_is_not_published(tmp_path: Path) -> None:
+    """No detector sees it, and a player that ignores the window shows it: nothing of such a clip may be copied."""
+    full = make(tmp_path / "full.mp4", visit=lambda number: [(120.0, 40.0, 24)])
+    source = crop_away(full, tmp_path / "in.mp4", 64)
+    assert max(int(picture.max()) for picture in read_pictures(source)[1]) < 150, "the square is to lie outside"
+    assert run(source, tmp_path / "out.mp4").gops_copied == 0
+    shown = crop_away(tmp_path / "out.mp4", tmp_path / "shown.mp4", 0)
+    assert max(int(picture.max()) for picture in read_pictures(shown)[1]) < 150
 
 
 def plant_sei(path: Path, planted: Path, text: bytes) -> Path:
