@@ -62,14 +62,19 @@ def test_workers_were_killed_and_every_clip_is_done_once(finished: Finished) -> 
     assert stages == sorted((stage, "done", len(UPLOADS)) for stage in VISION)
 
 
-@pytest.mark.parametrize("table", ["detections", "tracks", "events", "clip_facts"])
-def test_tables_equal_an_undisturbed_run(finished: Finished, table: str) -> None:
-    query = f"SELECT t::text FROM warehouse.{table} t"
+def _as_in_the_twin(finished: Finished, query: str) -> list[tuple[Any, ...]]:
+    """What a query answers, which must be what it answers after the undisturbed run."""
     twin = twin_database(finished.stack)
     expected = _rows(twin, query)
     twin.close()
     found = _rows(finished.platform.database, query)
     assert found == expected
+    return found
+
+
+@pytest.mark.parametrize("table", ["detections", "tracks", "events", "clip_facts"])
+def test_tables_equal_an_undisturbed_run(finished: Finished, table: str) -> None:
+    found = _as_in_the_twin(finished, f"SELECT t::text FROM warehouse.{table} t")
     if table in ("detections", "clip_facts"):
         assert len(found) == len(set(found)) > 0
 
@@ -80,21 +85,14 @@ _LAGS = " - 'lag_median_s' - 'lag_max_s'"
 
 @pytest.mark.parametrize("mart", MARTS)
 def test_marts_equal_an_undisturbed_run(finished: Finished, mart: str) -> None:
-    query = f"SELECT (to_jsonb(t){_LAGS if mart.endswith('.pipeline_daily') else ''})::text FROM {mart} t"
-    twin = twin_database(finished.stack)
-    expected = _rows(twin, query)
-    twin.close()
-    found = _rows(finished.platform.database, query)
-    assert found == expected
+    lags = _LAGS if mart.endswith(".pipeline_daily") else ""
+    found = _as_in_the_twin(finished, f"SELECT (to_jsonb(t){lags})::text FROM {mart} t")
     if mart in ("aggregates.hourly_cells", "aggregates.pipeline_daily"):
         assert found
 
 
 def test_published_clips_equal_an_undisturbed_run(finished: Finished, tmp_path: Path) -> None:
-    query = "SELECT clip_id::text, published_key, state, content_sha256 FROM cv.clips"
-    twin = twin_database(finished.stack)
-    assert _rows(finished.platform.database, query) == _rows(twin, query)
-    twin.close()
+    _as_in_the_twin(finished, "SELECT clip_id::text, published_key, state, content_sha256 FROM cv.clips")
     for clip_id, digest in _rows(finished.platform.database, "SELECT clip_id, published_sha256 FROM cv.clips"):
         assert fetch_published(finished.platform, clip_id, tmp_path / "clip").sha256 == digest
 
