@@ -1,4 +1,7 @@
-"""The platform's processor path on the same machine's cores: one worker with all of them, and a worker a core."""
+"""The platform's processor path on the same machine's cores: one worker with all of them, and a worker a core.
+
+The GPU, too, is worked by one process, and by four.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +11,45 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu._rig import Rig, end_to_end
+from benchmarks.gpu._processes import Processes, started
+from benchmarks.gpu._rig import Rig
 
-FPS = 5.0
+RATES = {"5 frames a second": 5.0, "every frame": None}
 LIMIT_S = 5.0
 
 
 def measure(rig: Rig) -> dict[str, Any]:
-    """Frames decoded a second, five of each second sampled, and how many times more the GPU does."""
+    """Frames decoded a second, five of each second sampled or all, and how many times more the GPU does."""
     cores = len(os.sched_getaffinity(0))
-    detector = rig.detector()
-    clips = rig.clip_list()
-    end_to_end(rig, detector, clips, FPS)
-    ours = []
+    results: dict[str, Any] = {"cores": cores}
+    with started(rig, 1) as one, started(rig, 4) as four:
+        for name, fps in RATES.items():
+            gpu = {f"GPU, processes: {len(of.pipes)}": _median_rate(of, fps) for of in (one, four)}
+            result: dict[str, Any] = {name: round(rate, 1) for name, rate in gpu.items()}
+            for workers, threads in ((1, cores), (cores, 1)):
+                cpu = _rate(rig, workers, threads, fps)
+                faster = {f"{name}, faster by": round(rate / cpu, 2) for name, rate in gpu.items()}
+                result[f"processor, workers: {workers}"] = {"frames_per_s": round(cpu, 1), **faster}
+            results[name] = result
+    return results
+
+
+def _median_rate(processes: Processes, fps: float | None) -> float:
+    processes.detect(fps)
+    rates = []
     for _ in range(3):
-        started = time.perf_counter()
-        ours.append(end_to_end(rig, detector, clips, FPS) / (time.perf_counter() - started))
-    rate = statistics.median(ours)
-    result: dict[str, Any] = {"cores": cores, "GPU, frames_per_s": round(rate, 1)}
-    for name, workers, threads in (("one worker, all cores", 1, cores), ("a worker a core", cores, 1)):
-        cpu = _rate(rig, workers, threads)
-        result[name] = {"frames_per_s": round(cpu, 1), "GPU faster by": round(rate / cpu, 2)}
-    return result
+        begun = time.perf_counter()
+        rates.append(processes.detect(fps) / (time.perf_counter() - begun))
+    return statistics.median(rates)
 
 
-def _rate(rig: Rig, workers: int, threads: int) -> float:
+def _rate(rig: Rig, workers: int, threads: int, fps: float | None) -> float:
     """Workers that wait until all are warm, then work for a while."""
     command = [sys.executable, "-m", "benchmarks.gpu.processor", str(rig.clips), str(rig.model_dir), str(threads)]
+    command.append(str(fps or 0))
     one = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     children = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **one})
@@ -55,10 +66,10 @@ def _rate(rig: Rig, workers: int, threads: int) -> float:
     return sum(int(frames) / float(seconds) for frames, seconds in answers)
 
 
-def work(folder: Path, model_dir: Path, threads: int) -> tuple[int, float]:
+def work(folder: Path, model_dir: Path, threads: int, fps: float | None) -> tuple[int, float]:
     """The processor path over clips for a while: frames decoded, and seconds taken. Says and waits once it is warm."""
     from cv_platform.vision.detectors.onnx import OnnxDetector
-    from cv_platform.vision.video.ahead import ahead
+    from cv_platform.vision.detectors.streaming import detect_each
     from cv_platform.vision.video.decode import ClipDecoder
     from cv_platform.vision.video.limits import DEFAULT_LIMITS
     from cv_platform.vision.video.probe import open_clip
@@ -69,23 +80,16 @@ def work(folder: Path, model_dir: Path, threads: int) -> tuple[int, float]:
     detector.warmup()
     print("ready", flush=True)
     sys.stdin.readline()
-    started, frames = time.perf_counter(), 0
+    begun, frames = time.perf_counter(), 0
     for clip in itertools.cycle(rig.clip_list()):
         with open_clip(clip, threads=threads) as handle:
-            decoder = ClipDecoder(handle, fps=FPS, long_side=960, limits=DEFAULT_LIMITS)
-            for sampled in _eights(ahead(decoder)):
-                detector.detect([frame.image for frame in sampled])
-                if time.perf_counter() - started > LIMIT_S:
-                    return frames + decoder.tally.decoded, time.perf_counter() - started
+            decoder = ClipDecoder(handle, fps=fps, long_side=960, limits=DEFAULT_LIMITS)
+            for _ in detect_each(detector, decoder, lambda frame: frame.image):
+                if time.perf_counter() - begun > LIMIT_S:
+                    return frames + decoder.tally.decoded, time.perf_counter() - begun
             frames += decoder.tally.decoded
     raise AssertionError("a cycle has no end")
 
 
-def _eights(frames: Any) -> Iterator[list[Any]]:
-    iterator = iter(frames)
-    while batch := list(itertools.islice(iterator, 8)):
-        yield batch
-
-
 if __name__ == "__main__":
-    print(*work(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])), flush=True)
+    print(*work(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]) or None), flush=True)

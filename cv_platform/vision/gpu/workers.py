@@ -1,4 +1,4 @@
-"""One process a GPU: tasks are handed out as they are asked for, answers come back, a process that dies costs its own.
+"""A process a GPU, or several: tasks are handed out as they are asked for; a process that dies costs its own alone.
 
 A process sees its own GPU alone, as "cuda:0", and has at most so many tasks in hand: those that it works on (several
 clips fill its batches together, see `stream.detect_streams`) and a few that wait. A CUDA error ends its process
@@ -54,25 +54,29 @@ class WorkersGone(RuntimeError):
     """No process is left, and there are tasks that nobody has begun."""
 
 
-def spread(tasks: Iterable[Task], serve: Serve, *, gpus: Sequence[int], in_hand: int = 20) -> Iterator[Told[Task, Any]]:
-    """Have tasks done by one process a GPU.
+def spread(
+    tasks: Iterable[Task], serve: Serve, *, gpus: Sequence[int], per_gpu: int = 1, in_hand: int = 20
+) -> Iterator[Told[Task, Any]]:
+    """Have tasks done by one process a GPU, or by several.
 
     Args:
         tasks: picklable and small (a path, a key); taken as there is room for them.
         serve: what each process runs.
         gpus: the GPUs' numbers as CUDA counts them, or of the MIG slices that are visible, each once.
+        per_gpu: processes on each GPU; more than one where Python's lock, not the GPU, is the limit (docs/gpu.md).
         in_hand: tasks that a process holds at most, the bound of its prefetch.
 
     Raises:
         WorkersGone: every process died; what they had in hand was told as released before.
-        ValueError: no GPU, one twice, or no task in hand.
+        ValueError: no GPU, one twice, no process on each, or no task in hand.
     """
     if not gpus or len(set(gpus)) != len(gpus):
         raise ValueError(f"gpus is {list(gpus)}; allowed is one or more numbers, each once")
-    if in_hand < 1:
-        raise ValueError(f"in_hand is {in_hand}; allowed is 1 or more")
+    for name, number in (("per_gpu", per_gpu), ("in_hand", in_hand)):
+        if number < 1:
+            raise ValueError(f"{name} is {number}; allowed is 1 or more")
     waiting = enumerate(tasks)
-    workers = [_Worker(serve, gpu) for gpu in gpus]
+    workers = [_Worker(serve, gpu) for _ in range(per_gpu) for gpu in gpus]
     try:
         more = True
         while workers:

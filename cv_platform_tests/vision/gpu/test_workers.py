@@ -43,6 +43,17 @@ def test_every_task_is_done_once_by_a_process_that_sees_one_gpu() -> None:
     assert released == []
 
 
+def whose_process(task: int) -> Iterator[Any]:
+    yield os.environ["CUDA_VISIBLE_DEVICES"], os.getpid()
+
+
+def test_a_gpu_has_as_many_processes_as_are_asked_for() -> None:
+    answers, _ = gathered(spread(range(40), in_turns(whose_process), gpus=[0, 2], per_gpu=2, in_hand=1))
+    workers = {found[0] for found in answers.values()}
+    assert len(answers) == 40
+    assert sorted(gpu for gpu, _ in workers) == ["0", "0", "2", "2"]
+
+
 def test_no_more_is_taken_than_may_be_in_hand() -> None:
     taken = []
 
@@ -80,11 +91,12 @@ def test_stopping_early_ends_the_processes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "in_hand", "said"), [([], 1, "gpus is"), ([1, 1], 1, "each once"), ([0], 0, "in_hand is")]
+    ("gpus", "per_gpu", "in_hand", "said"),
+    [([], 1, 1, "gpus is"), ([1, 1], 1, 1, "each once"), ([0], 0, 1, "per_gpu is"), ([0], 1, 0, "in_hand is")],
 )
-def test_what_is_refused(gpus: list[int], in_hand: int, said: str) -> None:
+def test_what_is_refused(gpus: list[int], per_gpu: int, in_hand: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        next(spread([1], in_turns(whose), gpus=gpus, in_hand=in_hand))
+        next(spread([1], in_turns(whose), gpus=gpus, per_gpu=per_gpu, in_hand=in_hand))
 
 
 def test_a_mig_slice_keeps_its_name() -> None:
