@@ -87,6 +87,7 @@ def detect_streams(
     waiting: queue.Queue[tuple[Any, Any, Exception | None]] = queue.Queue(maxsize=prefetch or 2 * detector.batch_size)
     to_do = iter(sources)
     lock, given_up = threading.Lock(), threading.Event()
+    asking: set[threading.Thread] = set()
 
     def put(entry: tuple[Any, Any, Exception | None]) -> None:
         while not given_up.is_set():
@@ -96,10 +97,14 @@ def detect_streams(
 
     def work() -> None:
         while not given_up.is_set():
+            asking.add(threading.current_thread())
             with lock:
                 source = next(to_do, _END)
+            asking.discard(threading.current_thread())
             if source is _END:
                 break
+            if given_up.is_set():
+                return
             count, last, error = 0, Fraction(0), None
             try:
                 with telling_loss():
@@ -123,7 +128,9 @@ def detect_streams(
     finally:
         given_up.set()
         for thread in threads:
-            thread.join()
+            # one that asks for the next source may wait for it without end; it opens nothing any more
+            while thread.is_alive() and thread not in asking:
+                thread.join(_WAIT_S)
 
 
 def serve_streams(

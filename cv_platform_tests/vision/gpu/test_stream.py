@@ -1,5 +1,7 @@
 """Many sources become one stream of batches: nothing lost, each source in order, one's error its own."""
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from fractions import Fraction
@@ -66,6 +68,27 @@ def test_stopping_early_ends_the_threads() -> None:
     stream = detect_streams([50] * 4, opened, Marking(), streams=2, prefetch=1)  # type: ignore[arg-type]
     next(stream)
     stream.close()
+
+
+def test_an_error_ends_all_though_no_next_source_ever_comes() -> None:
+    """As in a worker of `spread`: it is given more only once it has ended something."""
+    asked, never = threading.Event(), threading.Event()
+
+    def sources() -> Iterator[int]:
+        yield 1
+        asked.set()
+        never.wait(60)
+
+    class Lost(Marking):
+        def submit(self, frames: list[Any]) -> Pending:
+            asked.wait(10)
+            raise DeviceLost("CUDA error")
+
+    started = time.monotonic()
+    with pytest.raises(DeviceLost):
+        list(detect_streams(sources(), opened, Lost(), streams=2))  # type: ignore[arg-type]
+    assert time.monotonic() - started < 30
+    never.set()
 
 
 def lost(source: int) -> Iterator[Item]:
