@@ -44,7 +44,7 @@ down: ## stop all that up or demo started, by process id
 	@if [ -x $(BIN)/cv-platform ]; then $(BIN)/cv-platform down; else echo "nothing is installed, so nothing runs"; fi
 
 test: $(VENV)/.dev ## all tests, on real servers
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-kubernetes: $(VENV)/.dev ## the real launcher and executor on a stub cluster: a backfill, and what goes wrong
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m kubernetes -n $(WORKERS) --dist loadfile cv_platform_tests/kubernetes

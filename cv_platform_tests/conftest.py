@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the run a folder for its servers; pytest-xdist's workers inherit it and share them."""
     for name in [name for name in os.environ if name.startswith(("CV_PLATFORM_", "DAGSTER_"))]:
         del os.environ[name]  # a developer's shell must not decide what a test sees
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # as in a shell's background job. Dagster makes SIGTERM do what SIGINT does, so that every process of a test
+        # would outlive SIGTERM until its grace period is over
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         os.environ[_SERVERS_VARIABLE] = str(TestServers.create().folder)
 
@@ -33,6 +38,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     folder = os.environ.get(_SERVERS_VARIABLE)
     if folder is not None and not hasattr(config, "workerinput"):
         TestServers(Path(folder)).destroy()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a slow test first: handed out last, such a file keeps one worker busy while others have nothing."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
