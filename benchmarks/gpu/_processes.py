@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -11,6 +11,9 @@ from typing import Any
 
 from benchmarks.gpu._rig import Rig, decode_only, end_to_end
 
+Runs = Mapping[str, Callable[..., int]]
+"""What a process can be told to run; each returns how many frames it handled."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -18,30 +21,23 @@ class Processes:
 
     pipes: list[Connection]
 
-    def decode(self) -> int:
-        """NVDEC alone, open decoders kept; returns the frames of all processes."""
-        return self._all("decode", None)
-
-    def detect(self, fps: float | None) -> int:
-        """Detection in the frames sampled, every one at None; returns the frames decoded by all processes."""
-        return self._all("detect", fps)
-
-    def _all(self, what: str, fps: float | None) -> int:
+    def run(self, what: str, *arguments: Any) -> int:
+        """Have all of them run it at once; returns the frames of all together."""
         for pipe in self.pipes:
-            pipe.send((what, fps))
+            pipe.send((what, arguments))
         return sum(pipe.recv() for pipe in self.pipes)
 
 
 @contextmanager
-def started(rig: Rig, count: int) -> Iterator[Processes]:
-    """So many processes, each with a detector of its own; they end with the block."""
+def started(rig: Rig, count: int, make: Callable[[Rig], Runs]) -> Iterator[Processes]:
+    """So many processes; each calls `make`, a function of a module, with its share; they end with the block."""
     share = replace(rig, streams=max(1, rig.streams // count), work=max(1, rig.work // count))
     context = get_context("spawn")
     pipes, processes = [], []
     try:
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(share, theirs), daemon=True)
+            process = context.Process(target=_work, args=(share, make, theirs), daemon=True)
             process.start()
             theirs.close()
             pipes.append(ours)
@@ -55,15 +51,21 @@ def started(rig: Rig, count: int) -> Iterator[Processes]:
             process.kill()
 
 
-def _work(rig: Rig, pipe: Connection) -> None:
-    detector, clips = rig.detector(), rig.clip_list()
-    kept: list[Any] = []
+def _work(rig: Rig, make: Callable[[Rig], Runs], pipe: Connection) -> None:
+    runs = make(rig)
     try:
         while True:
-            what, fps = pipe.recv()
-            if what == "decode":
-                pipe.send(decode_only(clips, rig.streams, kept=kept))
-            else:
-                pipe.send(end_to_end(rig, detector, clips, fps))
+            what, arguments = pipe.recv()
+            pipe.send(runs[what](*arguments))
     except EOFError:
         return
+
+
+def decode_or_detect(rig: Rig) -> Runs:
+    """NVDEC alone with open decoders kept, and detection in the frames sampled (every one at None)."""
+    detector, clips = rig.detector(), rig.clip_list()
+    kept: list[Any] = []
+    return {
+        "decode": lambda: decode_only(clips, rig.streams, kept=kept),
+        "detect": lambda fps: end_to_end(rig, detector, clips, fps),
+    }

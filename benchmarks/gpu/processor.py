@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu._processes import Processes, started
+from benchmarks.gpu._processes import Processes, decode_or_detect, started
 from benchmarks.gpu._rig import Rig
 
 RATES = {"5 frames a second": 5.0, "every frame": None}
@@ -25,7 +25,7 @@ def measure(rig: Rig) -> dict[str, Any]:
     """Frames decoded a second, five of each second sampled or all, and how many times more the GPU does."""
     cores = len(os.sched_getaffinity(0))
     results: dict[str, Any] = {"cores": cores}
-    with started(rig, 1) as one, started(rig, 4) as four:
+    with started(rig, 1, decode_or_detect) as one, started(rig, 4, decode_or_detect) as four:
         for name, fps in RATES.items():
             gpu = {f"GPU, processes: {len(of.pipes)}": _median_rate(of, fps) for of in (one, four)}
             result: dict[str, Any] = {name: round(rate, 1) for name, rate in gpu.items()}
@@ -38,11 +38,11 @@ def measure(rig: Rig) -> dict[str, Any]:
 
 
 def _median_rate(processes: Processes, fps: float | None) -> float:
-    processes.detect(fps)
+    processes.run("detect", fps)
     rates = []
     for _ in range(3):
         begun = time.perf_counter()
-        rates.append(processes.detect(fps) / (time.perf_counter() - begun))
+        rates.append(processes.run("detect", fps) / (time.perf_counter() - begun))
     return statistics.median(rates)
 
 
