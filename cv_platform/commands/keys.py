@@ -83,7 +83,12 @@ def scrub(
     done = scrub_destroyed_keys(_database(), full=full, actor=by or getpass.getuser())
     if json:
         print_json(vars(done))
-        return
+        raise typer.Exit(1 if done.kept else 0)
+    if done.kept:
+        fail(
+            f"{done.kept} old rows of the table of keys are still there: a transaction that began before they were"
+            " replaced is open; find it in pg_stat_activity (oldest backend_xmin), end it, and scrub again"
+        )
     out.print("the table of keys is written anew" if done.rewritten else "old rows of the table of keys are freed")
     if not done.checkpointed:
         out.print("no checkpoint: this role may not (GRANT pg_checkpoint); PostgreSQL makes one by its own schedule")

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import os
+import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -246,28 +247,38 @@ class Scrubbed:
     """What became of the old rows of destroyed keys.
 
     Attributes:
-        rewritten: the table was written anew, so that its file holds live rows only; else they were only freed.
+        rewritten: the table was written anew, so that its file holds live rows only; else they were only freed, or an
+            older transaction kept them to the end (`kept`).
         checkpointed: its pages are on disk.
         log_switched: PostgreSQL goes on in another log file.
+        kept: old rows that were written anew too, since a transaction that began before could still ask for them.
     """
 
     rewritten: bool
     checkpointed: bool
     log_switched: bool
+    kept: int = 0
 
 
-def scrub_destroyed_keys(database: Database, *, full: bool, actor: str) -> Scrubbed:
+def scrub_destroyed_keys(database: Database, *, full: bool, actor: str, wait_s: float = 60.0) -> Scrubbed:
     """Have PostgreSQL free, or with `full` overwrite, what it still holds of destroyed and replaced keys.
 
     docs/keys.md says what stays and for how long. `full` locks the table of keys against everyone for some seconds a
     million keys. Checkpoint and log switch need a role that may; without it they are left to PostgreSQL's own schedule.
+
+    Args:
+        wait_s: how long to try again for, in seconds, while a transaction that began before can still ask for old rows:
+            PostgreSQL writes those anew with the others.
     """
     with psycopg.connect(database.url, autocommit=True) as connection:
-        connection.execute(f"VACUUM ({'FULL, ' if full else ''}ANALYZE) cv.clip_keys")
+        kept = _written_anew(connection, wait_s) if full else 0
+        if not full:
+            connection.execute("VACUUM (ANALYZE) cv.clip_keys")
         done = Scrubbed(
-            rewritten=full,
+            rewritten=full and kept == 0,
             checkpointed=_permitted(connection, "CHECKPOINT"),
             log_switched=_permitted(connection, "SELECT pg_switch_wal()"),
+            kept=kept,
         )
     record(database, actor=actor, action="keys.scrubbed", details=vars(done))
     return done
@@ -283,6 +294,27 @@ def keys_to_scrub(database: Database) -> bool:
             " OR EXISTS (SELECT FROM cv.audit_log a, last WHERE a.action = 'keys.rotated' AND a.at > last.at)"
         ).fetchone()
     return bool(found and found[0])
+
+
+def _written_anew(connection: psycopg.Connection[Any], wait_s: float) -> int:
+    """Write the table of keys anew until no old row is left in it, for so long; returns how many are left."""
+    deadline, pause_s = time.monotonic() + wait_s, 0.25
+    connection.execute("SET lock_timeout = '5s'")  # who waits for the table keeps everyone after him from it, too
+    while True:
+        try:
+            connection.execute("VACUUM (FULL, ANALYZE) cv.clip_keys")
+        except psycopg.errors.LockNotAvailable:
+            if time.monotonic() + pause_s > deadline:
+                raise
+            time.sleep(pause_s)
+            continue
+        # ANALYZE has read the new file and counted the old rows in it; nothing else that PostgreSQL tells does
+        found = connection.execute("SELECT pg_stat_get_dead_tuples('cv.clip_keys'::regclass)").fetchone()
+        kept = int(found[0]) if found else 0
+        if kept == 0 or time.monotonic() + pause_s > deadline:
+            return kept
+        time.sleep(pause_s)
+        pause_s *= 2
 
 
 def _permitted(connection: psycopg.Connection[Any], statement: str) -> bool:

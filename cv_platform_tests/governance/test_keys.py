@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from cv_platform import faults
@@ -18,6 +19,7 @@ from cv_platform.governance.keys import (
     KeyDestroyed,
     KeyEncryptionKeyError,
     LocalKey,
+    keys_to_scrub,
     open_clip_keys,
     scrub_destroyed_keys,
     write_new_key,
@@ -315,6 +317,27 @@ def test_scrubbing_leaves_no_destroyed_key_in_the_tables_file(settings: Settings
     assert not scrub_destroyed_keys(database, full=False, actor="officer").rewritten
     assert [entry.action for entry in entries(database)] == ["keys.scrubbed"] * 2
     assert keys.open(clips[4])
+
+
+def test_scrubbing_waits_for_whoever_could_still_ask_for_an_old_row(settings: Settings, database: Database) -> None:
+    [clip] = add_clips(database, [NOON])
+    open_clip_keys(settings, database).key_for(clip)
+    with psycopg.connect(database.url) as reader:
+        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        reader.execute("SELECT 1 FROM cv.sites")
+        with database.transaction() as connection:
+            destroy_keys(connection, [clip])
+        done = scrub_destroyed_keys(database, full=True, actor="officer", wait_s=0.5)
+        assert (done.rewritten, done.kept) == (False, 1)
+        assert keys_to_scrub(database), "a key that is still in the table counts as scrubbed"
+        reader.rollback()
+        again = threading.Timer(0.5, reader.rollback)
+        reader.execute("SELECT 1 FROM cv.sites")
+        again.start()
+        done = scrub_destroyed_keys(database, full=True, actor="officer")
+        again.join()
+    assert (done.rewritten, done.kept) == (True, 0)
+    assert not keys_to_scrub(database)
 
 
 def test_nothing_shows_a_key(database: Database) -> None:

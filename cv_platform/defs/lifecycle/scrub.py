@@ -15,6 +15,12 @@ def scrub_destroyed(context: dg.OpExecutionContext, platform: dg.ResourceParam[P
     opened = platform.open(run_id=context.run_id, log=context.log)
     done = scrub_destroyed_keys(opened.database, full=True, actor="scrub_keys")
     context.add_output_metadata(vars(done))
+    if done.kept:
+        raise dg.Failure(
+            f"{done.kept} old rows of the table of keys are still there: a transaction that began before they were"
+            " replaced is open. Find it in pg_stat_activity (oldest backend_xmin), end it, and run this again",
+            allow_retries=True,
+        )
     if not (done.checkpointed and done.log_switched):
         context.log.warning(
             "this role may make no checkpoint, or not switch the log: PostgreSQL does both by its own schedule;"
