@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -84,6 +84,11 @@ def demo(
         print_json(document)
     else:
         _show(summary, document, folder)
+    conclude(problems)
+
+
+def conclude(problems: Sequence[str]) -> None:
+    """End with status 1 where something is wrong with the outcome, and say what."""
     if problems:
         fail("the demo did not come out as it should:\n" + "\n".join(f"  - {problem}" for problem in problems))
 

@@ -149,10 +149,12 @@ class PostgresServer:
             if prepare is not None:
                 created = f"{name}_unfinished"
                 self.drop_database(created)
-            statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+            # A filled template is copied in half the time as files; for a new one that would cost two checkpoints more.
+            strategy = sql.SQL("WAL_LOG" if template == "template1" else "FILE_COPY")
+            statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY {}")
             # Either error: another process was first.
             with suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
-                connection.execute(statement.format(sql.Identifier(created), sql.Identifier(template)))
+                connection.execute(statement.format(sql.Identifier(created), sql.Identifier(template), strategy))
             if prepare is not None:
                 prepare(self.url(created))
                 rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")

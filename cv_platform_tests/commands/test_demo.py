@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from cv_platform.demo.footage import Scene, write_clip, write_corrupt_clip
+from cv_platform.demo.footage import Scene, write_clip
 from cv_platform.embedded.stack import Stack
 from cv_platform.settings import Settings
 from cv_platform_tests.commands.test_cli import cv_platform
@@ -41,7 +41,7 @@ def first(folder: Path) -> dict[str, Any]:
     return run_demo(folder, "a.mp4", "b.mp4")
 
 
-def run_demo(folder: Path, *clips: str, status: int = 0) -> dict[str, Any]:
+def run_demo(folder: Path, *clips: str) -> dict[str, Any]:
     variables = {**os.environ, "CV_PLATFORM_STATE_DIR": str(folder / "state")}
     if SHARED_DATA.is_dir():
         variables["CV_PLATFORM_MODEL_DIR"] = str(SHARED_DATA / "models")
@@ -50,7 +50,7 @@ def run_demo(folder: Path, *clips: str, status: int = 0) -> dict[str, Any]:
     result = subprocess.run(
         command, env=variables, cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S + 60
     )
-    assert result.returncode == status, f"{result.stdout[-2000:]}\n{result.stderr[-3000:]}"
+    assert result.returncode == 0, f"{result.stdout[-2000:]}\n{result.stderr[-3000:]}"
     assert result.stdout, result.stderr[-3000:]
     document: dict[str, Any] = json.loads(result.stdout)
     assert document == json.loads((folder / "state" / "demo" / "summary.json").read_text())
@@ -107,16 +107,6 @@ class TestOwnClips:
         assert again["run_ids"] == first["run_ids"]
         for part in ("states", "counts", "marts", "stage_seconds", "quarantine"):
             assert again[part] == first[part]
-
-    def test_a_clip_that_cannot_be_read_fails_the_demo_with_its_reason(
-        self, first: dict[str, Any], folder: Path
-    ) -> None:
-        write_corrupt_clip(folder / "bad.mp4", Scene(seed=3), start_s=0.0)
-        document = run_demo(folder, "bad.mp4", status=1)
-        assert document["states"]["quarantined"] == 1
-        [problem] = document["problems"]
-        assert "is quarantined and should not be" in problem
-        assert document["quarantine"][0]["clip_id"] in problem
 
 
 def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
