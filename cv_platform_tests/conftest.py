@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from cv_platform.embedded.postgres import PostgresServer
 from cv_platform.settings import Settings, get_settings
-from cv_platform_tests.servers import TestServers
+from cv_platform_tests.servers import TestServers, scratch_in_memory
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -30,6 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
         # would outlive SIGTERM until its grace period is over
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
+        if in_memory := scratch_in_memory():
+            os.environ["TMPDIR"] = in_memory
+            tempfile.tempdir = None  # asked for before; from now on, and in every worker, what TMPDIR says
         os.environ[_SERVERS_VARIABLE] = str(TestServers.create().folder)
 
 

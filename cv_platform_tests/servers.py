@@ -9,12 +9,27 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from cv_platform.embedded.dagster_tables import make_tables
 from cv_platform.embedded.postgres import UNSAFE_FOR_TESTS, PostgresServer
 from cv_platform.embedded.processes import locked, start_mark
 from cv_platform.embedded.redis import RedisServer
 
 _PREFIX = "cvp-test-"
+_MEMORY = Path("/dev/shm")
+_ENOUGH_BYTES = 6 * 2**30
+
+
+def scratch_in_memory() -> str | None:
+    """A folder in memory for what tests write, a fifth faster than a disk; None where TMPDIR is set or room is short.
+
+    A test's databases and clips come and go by the thousand; none of them has to outlive the machine.
+    """
+    if os.environ.get("TMPDIR") or not os.access(_MEMORY, os.W_OK):
+        return None
+    room = min(shutil.disk_usage(_MEMORY).free, psutil.virtual_memory().available)
+    return str(_MEMORY) if room >= _ENOUGH_BYTES else None
 
 
 class TestServers:
