@@ -223,7 +223,7 @@ class _Examiner:
 
     def _sweep_is_due(self, frame: ClipFrame) -> bool:
         geometry, policy = self._geometry, self._policy
-        if not policy.sweep_interval_s or max(geometry.width, geometry.height) <= policy.detect_long_side * 1.1:
+        if not policy.sweep_interval_s or max(geometry.square_size) <= policy.detect_long_side * 1.1:
             return False
         elapsed = frame.tick - self._found.ticks[0]
         if elapsed < self._sweep_due:
@@ -240,7 +240,7 @@ class _Examiner:
         self._looks += 1
         if self._looks % _FULL_LOOK == 0:
             return long_side
-        scale = min(1.0, long_side / max(self._geometry.width, self._geometry.height))
+        scale = min(1.0, long_side / max(self._geometry.square_size))
         return round(long_side * min(1.0, max(_LEAST_SCALE, _AMPLE_PX / (smallest * scale))))
 
     def _unsure(self, seen: FrameSightings) -> bool:

@@ -23,6 +23,7 @@ from cv_platform.vision.video.probe import open_clip, upright_rotation
 
 _MAX_TIMESCALE = 2**31 - 1
 _UNSPECIFIED = 2
+_MOST_ASPECT = 3.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,17 @@ class Geometry:
     def upright_size(self) -> tuple[int, int]:
         """Width and height after rotation."""
         return (self.height, self.width) if self.rotation in (90, 270) else (self.width, self.height)
+
+    @property
+    def square_size(self) -> tuple[int, int]:
+        """Width and height, before rotation, with square pixels: what is narrow is stretched, nothing is shrunk.
+
+        A ratio that no camera or disc has is taken for a lie: the pictures are used as they are.
+        """
+        ratio = 1.0 if self.aspect is None else self.aspect[0] / self.aspect[1]
+        if not 1 / _MOST_ASPECT <= ratio <= _MOST_ASPECT:
+            ratio = 1.0
+        return round(self.width * max(1.0, ratio)), round(self.height * max(1.0, 1 / ratio))
 
 
 @dataclass(frozen=True)
@@ -195,9 +207,13 @@ class FrameReader:
 
 
 def upright_picture(frame: ClipFrame, geometry: Geometry, long_side: int | None) -> npt.NDArray[np.uint8]:
-    """The frame as BGR uint8 (H, W, 3), upright, its long side at most `long_side` (None: as it is), contiguous."""
-    scale = 1.0 if long_side is None else min(1.0, long_side / max(geometry.width, geometry.height))
-    width, height = max(2, round(geometry.width * scale)), max(2, round(geometry.height * scale))
+    """The frame as BGR uint8 (H, W, 3), upright, contiguous, as it is to be shown: with square pixels.
+
+    Its long side is at most `long_side`; None leaves the size as it is.
+    """
+    shown_width, shown_height = geometry.square_size
+    scale = 1.0 if long_side is None else min(1.0, long_side / max(shown_width, shown_height))
+    width, height = max(2, round(shown_width * scale)), max(2, round(shown_height * scale))
     picture = frame.picture.to_ndarray(format="bgr24", width=width, height=height)
     return np.ascontiguousarray(np.rot90(picture, geometry.rotation // 90), dtype=np.uint8)
 
@@ -219,8 +235,9 @@ def coded_boxes(
 
 
 def upright_boxes(boxes: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDArray[np.float32]:
-    """Boxes (N, 4) in coded pixels, as boxes in the upright picture of full size: the inverse of `coded_boxes`."""
-    w, h = float(geometry.width), float(geometry.height)
+    """Boxes (N, 4) in coded pixels, as boxes in `upright_picture` of full size: the inverse of `coded_boxes`."""
+    w, h = (float(side) for side in geometry.square_size)
+    boxes = boxes * np.array([w / geometry.width, h / geometry.height] * 2, np.float32)
     x1, y1, x2, y2 = boxes.T
     turned = {
         0: (x1, y1, x2, y2),

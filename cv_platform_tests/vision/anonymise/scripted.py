@@ -53,6 +53,16 @@ class BrightSquares:
         return Detections(np.array(boxes, np.float32), np.full(n, self._score), np.full(n, FACE))
 
 
+class UprightSquares(BrightSquares):
+    """Finds bright squares only where they are squares: as a face model, it takes nothing squeezed for a face."""
+
+    def _one(self, frame: Picture) -> Detections:
+        found = super()._one(frame)
+        width, height = found.boxes[:, 2] - found.boxes[:, 0], found.boxes[:, 3] - found.boxes[:, 1]
+        kept = (width < 1.3 * height) & (height < 1.3 * width)
+        return Detections(found.boxes[kept], found.scores[kept], found.class_ids[kept])
+
+
 class Everywhere:
     """Finds a face at another place each time it is asked: what no plan can cover."""
 
@@ -157,6 +167,7 @@ def write_squares(
     time_base: Fraction = Fraction(1, 1000),
     pix_fmt: str = "yuv420p",
     rotation: int = 0,
+    aspect: Fraction | None = None,
     sound: bool = False,
     metadata: dict[str, str] | None = None,
 ) -> Path:
@@ -165,6 +176,8 @@ def write_squares(
         stream: Any = out.add_stream(codec, rate=fps, options=options or {"crf": "12"})
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         stream.codec_context.time_base = time_base
+        if aspect:
+            stream.sample_aspect_ratio = stream.codec_context.sample_aspect_ratio = aspect
         if rotation:
             stream.set_display_rotation(rotation)
         audio: Any = out.add_stream("aac", rate=8000) if sound else None

@@ -22,6 +22,7 @@ from cv_platform_tests.vision.anonymise.scripted import (
     BrightSquares,
     Everywhere,
     Failing,
+    UprightSquares,
     Where,
     read_pictures,
     write_squares,
@@ -120,6 +121,28 @@ def test_rotation_is_kept(tmp_path: Path, rotation: int) -> None:
         assert isinstance(after, av.VideoFrame)
         assert before.rotation == after.rotation != 0
         assert after.to_ndarray(format="bgr24")[4:20, 4:20].max() < 60
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+@pytest.mark.parametrize(("aspect", "size"), [(Fraction(2), (80, 120)), (Fraction(1, 2), (160, 60))])
+def test_what_is_stored_squeezed_is_looked_at_as_it_is_shown(
+    tmp_path: Path, aspect: Fraction, size: tuple[int, int], rotation: int
+) -> None:
+    """Anamorphic recorders store half the columns or lines: a detector must see faces, not squeezed ones."""
+    source = tmp_path / "in.mp4"
+    shape = size[0] * 24 // 160, size[1] * 24 // 120
+    places = [(20.0, 20.0), (20.0 + shape[0] - 12, 20.0 + shape[1] - 12)]
+    write_squares(source, lambda n: [(x, y, 12) for x, y in places], size=size, aspect=aspect, rotation=rotation)
+    certificate = anonymise_clip(
+        source, tmp_path / "out.mp4", policy=AnonymisePolicy(), detector=UprightSquares(),
+        verifier=UprightSquares(version="other"),
+    )  # fmt: skip
+    assert certificate.faces > 0
+    assert (
+        max(int(p[20 : 20 + shape[1], 20 : 20 + shape[0]].max()) for p in read_pictures(tmp_path / "out.mp4")[1]) < 60
+    )
+    with av.open(str(tmp_path / "out.mp4")) as clip:
+        assert clip.streams.video[0].sample_aspect_ratio == aspect
 
 
 def test_a_zone_is_hidden_in_every_frame(tmp_path: Path) -> None:
