@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 import time
@@ -15,7 +14,7 @@ import numpy as np
 
 from cv_platform.vision.anonymise.audio import add_audio
 from cv_platform.vision.anonymise.certificate import Certificate, sha256_of
-from cv_platform.vision.anonymise.failures import AnonymisationFailed
+from cv_platform.vision.anonymise.failures import NO_SPACE, AnonymisationFailed
 from cv_platform.vision.anonymise.gops import clean_gops, map_gops
 from cv_platform.vision.anonymise.hiding import Hider, zone_pixels
 from cv_platform.vision.anonymise.linking import Track, link
@@ -27,6 +26,7 @@ from cv_platform.vision.anonymise.scan import scan, verify_frames
 from cv_platform.vision.anonymise.sightings import FrameSightings, Scan, overlap
 from cv_platform.vision.anonymise.source import FrameReader, Geometry
 from cv_platform.vision.anonymise.surgical import NotSurgicalError, write_surgically
+from cv_platform.vision.anonymise.verification import extra_content
 from cv_platform.vision.classes import CLASS_NAMES
 from cv_platform.vision.detectors.base import Detector
 from cv_platform.vision.video.limits import ClipRejected
@@ -89,13 +89,11 @@ def _as_failure(error: BaseException) -> BaseException:
         return AnonymisationFailed.from_rejection(error)
     if isinstance(error, MemoryError):
         return AnonymisationFailed("out_of_memory")
+    if isinstance(error, OSError | av.error.FFmpegError) and getattr(error, "errno", None) in NO_SPACE:
+        return AnonymisationFailed("disk_full")
     if isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError):
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return AnonymisationFailed("disk_full")
         return AnonymisationFailed("encode_failed", f"a file could not be read or written: {type(error).__name__}")
     if isinstance(error, av.error.FFmpegError):
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            return AnonymisationFailed("disk_full")
         return AnonymisationFailed("encode_failed", f"the output could not be written: {type(error).__name__}")
     return error
 
@@ -138,7 +136,6 @@ def _anonymise(
     if on_plan is not None:
         on_plan(plan)
     with tempfile.TemporaryDirectory(prefix=".anonymise-", dir=destination.parent) as folder:
-        video = Path(folder) / "video.mp4"
         video, written = _write_and_check(
             source,
             Path(folder),
@@ -146,14 +143,13 @@ def _anonymise(
             first_pass,
             found,
             plan,
+            Hider(geometry, policy, clip=input_sha256),
             policy,
             verifier is not None,
             said,
             should_stop,
             seconds,
         )
-        if policy.audio == "keep":
-            video = add_audio(video, source, Path(folder) / "with_audio.mp4", geometry)
         with _timed(seconds, "digest"):
             if sha256_of(source) != (input_sha256, input_bytes):
                 raise AnonymisationFailed("input_changed")
@@ -172,24 +168,36 @@ def _write_and_check(
     first_pass: FrameReader,
     found: Scan,
     plan: HidingPlan,
+    hider: Hider,
     policy: AnonymisePolicy,
     verified: bool,
     said: Progress,
     should_stop: Callable[[], bool],
     seconds: dict[str, float],
 ) -> tuple[Path, WrittenClip]:
-    """Write the clip surgically where that can be done without doubt, else whole; decode and check what was written."""
+    """Write the clip surgically where that can be done without doubt, else whole, with its sound where that is kept.
+
+    What is returned is the very file that was decoded and checked: nothing is written after the check.
+    """
     geometry = plan.geometry
 
     def writing(done: int) -> None:
         said("write", done, found.frames)
 
-    def check(video: Path, written: WrittenClip) -> None:
+    def finished(video: Path, written: WrittenClip) -> Path:
+        if policy.audio == "keep":
+            with _timed(seconds, "sound"):
+                video = add_audio(video, source, folder / "with_audio.mp4", geometry)
         with _timed(seconds, "check"):
             check_output(
-                video, written, found, source=reader() if written.copied else None, limits=policy.limits,
-                should_stop=should_stop, progress=lambda done: said("check", done, found.frames),
+                video, written, found, timescale=geometry.timescale, source=reader() if written.copied else None,
+                limits=policy.limits, should_stop=should_stop,
+                progress=lambda done: said("check", done, found.frames),
             )  # fmt: skip
+            left = extra_content(video, keep_audio=policy.audio == "keep")
+            if left:
+                raise AnonymisationFailed("proof_failed", left[0])
+        return video
 
     if policy.surgical and not policy.zones:
         with _timed(seconds, "map"):
@@ -202,25 +210,21 @@ def _write_and_check(
             try:
                 with _timed(seconds, "write"):
                     written = write_surgically(
-                        source, video, groups=groups, clean=clean, plan=plan, hider=Hider(geometry, policy),
-                        found=found, policy=policy, should_stop=should_stop, progress=writing,
+                        source, video, groups=groups, clean=clean, plan=plan, hider=hider, found=found,
+                        policy=policy, should_stop=should_stop, progress=writing,
                     )  # fmt: skip
-                check(video, written)
+                return finished(video, written), written
             except NotSurgicalError:
                 pass
             except AnonymisationFailed as failed:
                 if failed.reason_code != "proof_failed":
                     raise
-            else:
-                return video, written
-            video.unlink(missing_ok=True)
+            for doubtful in folder.iterdir():
+                doubtful.unlink()
     video = folder / "video.mp4"
     with _timed(seconds, "write"):
-        written = write_clip(
-            reader(), video, plan=plan, hider=Hider(geometry, policy), found=found, policy=policy, progress=writing
-        )
-    check(video, written)
-    return video, written
+        written = write_clip(reader(), video, plan=plan, hider=hider, found=found, policy=policy, progress=writing)
+    return finished(video, written), written
 
 
 def _prove(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Final
 
 from cv_platform.vision.video.limits import REASONS as CLIP_REASONS
@@ -26,6 +27,9 @@ RETRYABLE: Final = frozenset(
     {"input_changed", "disk_full", "detector_failed", "encode_failed", "worker_failed", "stopped"}
 )
 """Reasons that lie outside the clip: trying again may help."""
+
+NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system says where a file cannot grow any further."""
 
 
 class AnonymisationFailed(Exception):

@@ -42,11 +42,19 @@ def planes(picture: VideoFrame) -> tuple[Plane, Plane, Plane]:
 
 
 class Hider:
-    """Hides regions and zones in pictures, frame by frame in order; keeps what must be held for a track's life."""
+    """Hides regions and zones in pictures, frame by frame in order; keeps what must be held for a track's life.
 
-    def __init__(self, geometry: Geometry, policy: AnonymisePolicy) -> None:
+    Args:
+        geometry: of the pictures.
+        policy: method, zones, and the key of the mosaic's cells.
+        clip: what tells this clip from others that are hidden with the same key, such as its digest: the first track
+            of two clips must not be disturbed by the same pattern, or their difference is free of it.
+    """
+
+    def __init__(self, geometry: Geometry, policy: AnonymisePolicy, *, clip: str) -> None:
         self._method = policy.method
-        self._key = policy.mosaic_key or secrets.token_bytes(32)
+        key = policy.mosaic_key or secrets.token_bytes(32)
+        self._key = hmac.new(key, b"mosaic of clip " + clip.encode(), hashlib.sha256).digest()
         self._black = 0 if geometry.colour[3] else 16
         self._tiles: dict[int, tuple[Plane, Plane, Plane]] = {}
         self.zone_mask = zone_pixels(policy.zones, geometry) if policy.zones else None

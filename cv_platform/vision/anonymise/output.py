@@ -100,6 +100,7 @@ def check_output(
     written: WrittenClip,
     found: Scan,
     *,
+    timescale: int,
     source: FrameReader | None,
     limits: ClipLimits,
     should_stop: Callable[[], bool],
@@ -109,6 +110,7 @@ def check_output(
 
     Args:
         path, written, found: what was written, and what was meant.
+        timescale: ticks a second of `written`; the file may have others.
         source: a fresh reader of the clip, where groups were copied; else None.
         limits, should_stop, progress: as elsewhere.
 
@@ -125,7 +127,11 @@ def check_output(
     ):
         for frame in frames:
             seen += 1
-            if frame.index >= len(written.ticks) or frame.tick != written.ticks[frame.index] - shift:
+            assert reader.geometry is not None
+            meant_tick = (
+                (written.ticks[frame.index] - shift) * reader.geometry.timescale if seen <= found.frames else -1
+            )
+            if frame.tick * timescale != meant_tick:
                 raise AnonymisationFailed("proof_failed", "the output's frames are not the clip's")
             ours = planes(frame.picture)
             original = next(originals) if copied else None

@@ -14,6 +14,7 @@ import pytest
 
 from cv_platform.vision.anonymise import AnonymisationFailed, AnonymisePolicy, Certificate
 from cv_platform.vision.anonymise import clip as clip_module
+from cv_platform.vision.anonymise.audio import add_audio
 from cv_platform.vision.anonymise.certificate import sha256_of
 from cv_platform.vision.anonymise.clip import anonymise_clip
 from cv_platform.vision.anonymise.mp4 import Mp4Writer
@@ -176,6 +177,60 @@ def test_sound_is_kept_where_the_policy_says_so(tmp_path: Path) -> None:
         assert sorted(s.type for s in clip.streams) == ["audio", "video"]
         assert sum(1 for _ in clip.decode(video=0)) == 40
     assert b"secret" not in (tmp_path / "out.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rotation": 90},
+        {"aspect": Fraction(4, 3)},
+        {"times": [500 + 50 * n for n in range(40)]},
+        {"options": {"crf": "18", "bf": "2", "x264-params": "keyint=10:min-keyint=10:scenecut=0"}, "where": visiting},
+    ],
+)
+def test_what_is_published_with_sound_is_what_was_checked(
+    tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Size, rotation, times and copied groups outlive the muxing of the sound, and that file is decoded and checked."""
+    checked: list[str] = []
+    check = clip_module.check_output
+
+    def watch(path: Path, *args: Any, **kwargs: Any) -> None:
+        check(path, *args, **kwargs)
+        checked.append(sha256_of(path)[0])
+
+    monkeypatch.setattr(clip_module, "check_output", watch)
+    changes = dict(changes)
+    source = write_squares(tmp_path / "in.mp4", changes.pop("where", steady), sound=True, **changes)
+    with_sound = run(source, tmp_path / "out.mp4", audio="keep")
+    assert checked[-1] == with_sound.output_sha256 == sha256_of(tmp_path / "out.mp4")[0]
+    without = run(source, tmp_path / "silent.mp4")
+    assert (with_sound.gops_copied, with_sound.gops_encoded) == (without.gops_copied, without.gops_encoded)
+    for a, b in zip(read_pictures(tmp_path / "out.mp4"), read_pictures(tmp_path / "silent.mp4"), strict=True):
+        np.testing.assert_allclose(np.array(a), np.array(b), atol=1e-6)
+    with av.open(str(tmp_path / "out.mp4")) as a, av.open(str(tmp_path / "silent.mp4")) as b:
+        assert a.streams.video[0].sample_aspect_ratio == b.streams.video[0].sample_aspect_ratio
+        assert next(a.decode(video=0)).rotation == next(b.decode(video=0)).rotation
+
+
+def test_hiding_undone_while_the_sound_is_added_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_squares(tmp_path / "in.mp4", steady, sound=True)
+    add = clip_module.add_audio
+    monkeypatch.setattr(clip_module, "add_audio", lambda video, *rest: add(source, *rest))
+    failed = fails(source, tmp_path / "out.mp4", policy=AnonymisePolicy(audio="keep"))
+    assert failed.reason_code == "proof_failed"
+
+
+def test_a_full_disk_while_the_sound_is_added(tmp_path: Path) -> None:
+    source = write_squares(tmp_path / "in.mp4", steady, sound=True)
+    full = tmp_path / "full.mp4"
+    full.symlink_to("/dev/full")
+    with av.open(str(source)) as clip:
+        timescale = clip.streams.video[0].time_base.denominator  # type: ignore[union-attr]
+    geometry = Geometry(160, 120, 0, IDENTITY_MATRIX, timescale, timescale // 20, None, (2, 2, 2, False), True)
+    with pytest.raises(AnonymisationFailed) as caught:
+        add_audio(source, source, full, geometry)
+    assert caught.value.reason_code == "disk_full"
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv422p", "yuv444p", "yuvj420p", "yuv420p10le"])
