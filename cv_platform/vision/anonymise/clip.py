@@ -204,7 +204,7 @@ def _write_and_check(
             groups = map_gops(source, first_pass, found, policy.limits)
         clean = [False]
         if groups is not None:
-            clean = clean_gops(groups, found, plan.touched(), frame_rate=geometry.frame_rate, verified=verified)
+            clean = clean_gops(groups, found, plan.touched(), timescale=geometry.timescale, verified=verified)
         if groups is not None and any(clean):
             video = folder / "surgical.mp4"
             try:

@@ -1,8 +1,9 @@
 """Which groups of pictures of an H.264 clip may be copied bit by bit; any doubt means that none is.
 
 A group may be copied where it starts with an IDR (by its NAL units, not by the container's flag), holds nothing but
-slices of one generation of parameter sets, shows nothing that is hidden, and both detectors saw nothing in it, not
-even faintly: the first on its frames, the second on its IDR and at least once a second.
+slices of one generation of parameter sets and one sample description, shows nothing that is hidden, and both
+detectors saw nothing in it, not even faintly: the first on each of its frames, the second on its IDR and at least
+once a second.
 """
 
 from __future__ import annotations
@@ -81,8 +82,13 @@ def _map(path: Path, geometry: Geometry, found: Scan, limits: ClipLimits) -> Gop
         time_base = clip.stream.time_base
         if time_base is None or time_base.denominator != geometry.timescale:
             return None
+        iso = clip.container.format.name.startswith("mov")
+        if clip.structure.sample_descriptions != (1 if iso else 0):
+            return None
         if len(config.sps) != 1 or not config.pps:
             return None
+        if len({h264.pps_ids(pps)[0] for pps in config.pps}) != len(config.pps):
+            return None  # of two under one id, which holds depends on where a player starts
         sps = h264.Sps.parse(config.sps[0])
         if not _supported(sps, config, geometry):
             return None
@@ -96,6 +102,8 @@ def _map(path: Path, geometry: Geometry, found: Scan, limits: ClipLimits) -> Gop
             nals = slices_of(bytes(packet), config)
             if nals is None or packet.pts is None or packet.dts is None or packet.is_corrupt or packet.is_discard:
                 return None
+            if packet.has_sidedata("new_extradata"):
+                return None  # another sample description, or other parameter sets
             if h264.nal_type(nals[0]) == h264.IDR:
                 starts.append(len(groups.pts))
             elif not starts:
@@ -160,26 +168,30 @@ def slices_of(sample: bytes, config: h264.AvcConfig) -> list[bytes] | None:
     return slices if len(kinds) == 1 else None
 
 
-def clean_gops(groups: GopMap, found: Scan, touched: set[int], *, frame_rate: float, verified: bool) -> list[bool]:
+def clean_gops(groups: GopMap, found: Scan, touched: set[int], *, timescale: int, verified: bool) -> list[bool]:
     """Which groups may be copied.
 
     Args:
         groups: of the clip.
         found: what both detectors saw, down to their low thresholds.
         touched: frames in which something is hidden.
-        frame_rate: frames a second.
+        timescale: ticks a second of the scan.
         verified: whether a second detector was used at all; without one nothing is copied.
     """
     if not verified:
         return [False] * len(groups.gops)
-    second = max(1, round(frame_rate))
     dirty = touched | {f for seen in (found.detected, found.verified) for f, s in seen.items() if len(s)}
-    looked = sorted(found.verified)
+    looked, ticks = sorted(found.verified), [*found.ticks, found.ticks[-1]]
+
+    def close(one: int, other: int) -> bool:
+        """By the frames' own times: what a container declares as its rate may be wrong."""
+        return other == one + 1 or ticks[other] - ticks[one] <= timescale
+
     clean = []
     for gop in groups.gops:
         inside = looked[bisect_left(looked, gop.first) : bisect_right(looked, gop.last)]
         marks = [*inside, gop.last + 1]
-        often = gop.first in found.verified and all(b - a <= second for a, b in pairwise(marks))
-        detected = gop.first in found.detected
+        often = gop.first in found.verified and all(close(a, b) for a, b in pairwise(marks))
+        detected = all(f in found.detected for f in range(gop.first, gop.last + 1))
         clean.append(often and detected and not any(f in dirty for f in range(gop.first, gop.last + 1)))
     return clean

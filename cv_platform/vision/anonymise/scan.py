@@ -2,7 +2,8 @@
 
 The detector examines every k-th frame. Between two of those it examines more, by halves, where they do not tell what
 happened in between: a face appeared, vanished or moved far, a scene ends, or much of the picture changed. While all
-known faces are large, most looks are at less resolution. The verifier
+known faces are large, most looks are at less resolution. In a group of pictures that may be copied it examines the
+frames between too, at less resolution, until it sees something. The verifier
 examines frames at its own rate, between the detector's, and every frame in which the detector was unsure.
 """
 
@@ -70,6 +71,7 @@ def scan(
     with ThreadPoolExecutor(1, thread_name_prefix="verify") as pool, Prefetched(reader, depth=_DEPTH) as frames:
         examiner: _Examiner | None = None
         change = _Change()
+        may_copy = False
         for frame in frames:
             geometry = reader.geometry
             assert geometry is not None
@@ -85,10 +87,10 @@ def scan(
             previous = look
             window.append(look)
             # a group of pictures is copied only where both detectors saw its first one
-            starts = policy.surgical and reader.codec == "h264" and frame.picture.key_frame
-            starts = starts and frame.index - last_start >= 2 * policy.detect_stride
+            may_copy = policy.surgical and verifier is not None and reader.codec == "h264" and not policy.zones
+            starts = may_copy and frame.picture.key_frame and frame.index - last_start >= 2 * policy.detect_stride
             if len(window) > policy.detect_stride or frame.index == 0 or starts:
-                examiner.settle(window)
+                examiner.settle(window, every=may_copy, begins=starts)
                 window = [look]
             if starts:
                 last_start = frame.index
@@ -96,14 +98,19 @@ def scan(
             if progress is not None:
                 progress(frame.index + 1)
         if examiner is not None and len(window) > 1:
-            examiner.settle(window)
+            examiner.settle(window, every=may_copy, begins=False)
         if examiner is not None:
             examiner.finish()
     return found
 
 
 def verify_frames(
-    reader: FrameReader, wanted: set[int], *, policy: AnonymisePolicy, verifier: Detector
+    reader: FrameReader,
+    wanted: set[int],
+    *,
+    policy: AnonymisePolicy,
+    verifier: Detector,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[int, FrameSightings]:
     """What the verifier sees in the wanted frames."""
     seen: dict[int, FrameSightings] = {}
@@ -159,13 +166,28 @@ class _Examiner:
         self._sweep_due = 0.0
         self._asked: set[int] = set()
         self._looks = 0
+        # whether the detector saw nothing, not even faintly, since the group of pictures began
+        self._clear = True
         self._recall = Recall(detector, geometry, policy)
 
-    def settle(self, window: list[_Look]) -> None:
-        """Examine the last frame of the window (its first is examined already) and what lies between, as needed."""
+    def settle(self, window: list[_Look], *, every: bool, begins: bool) -> None:
+        """Examine the last frame of the window (its first is examined already) and what lies between, as needed.
+
+        With `every` all of that, while the group of pictures is clear; `begins` says that the last frame is the first
+        of another group.
+        """
+        clear = self._clear
         self._detect(window[-1], anchor=True)
+        if begins:
+            self._clear = clear
         if len(window) > 1:
             self._halve(window, 0, len(window) - 1)
+        for look in window[1:-1]:
+            if not every or not self._clear:
+                break
+            self._detect(look, scale=_LEAST_SCALE)
+        if begins:
+            self._clear = not len(self._found.detected[window[-1].frame.index])
         first, last = window[0].frame.index, window[-1].frame.index
         if any(first < cut <= last for cut in self._found.cuts[-8:]):
             self._recall.forget()
@@ -208,16 +230,17 @@ class _Examiner:
                 return True
         return False
 
-    def _detect(self, look: _Look, *, anchor: bool = False) -> None:
+    def _detect(self, look: _Look, *, anchor: bool = False, scale: float = 1.0) -> None:
         frame, policy = look.frame, self._policy
         if frame.index in self._found.detected:
             return
         if anchor and self._sweep_is_due(frame):
             seen = sweep(self._detector, frame, self._geometry, policy)
         else:
-            seen = see(self._detector, frame, self._geometry, policy, self._long_side(anchor))
+            seen = see(self._detector, frame, self._geometry, policy, round(self._long_side(anchor) * scale))
         seen = drop_sightings(seen, frame.index).above(policy.low_threshold)
         self._found.detected[frame.index] = seen
+        self._clear = self._clear and not len(seen)
         if self._unsure(seen):
             self.verify(frame)
 

@@ -24,11 +24,16 @@ _SEGMENT = 0x18538067
 
 @dataclass(frozen=True)
 class ContainerStructure:
-    """What the file's structure says of it."""
+    """What the file's structure says of it.
+
+    `sample_descriptions` is the largest number of them that a track of an ISO file has; 0 where its index is too
+    large to be looked at, and in other formats.
+    """
 
     truncated: bool = False
     encrypted: bool = False
     still_picture: bool = False
+    sample_descriptions: int = 0
 
 
 def inspect_structure(file: BinaryIO, size: int) -> ContainerStructure:
@@ -54,6 +59,7 @@ def inspect_structure(file: BinaryIO, size: int) -> ContainerStructure:
 def _inspect_iso(file: BinaryIO, size: int) -> ContainerStructure:
     position, truncated, encrypted, still = 0, False, False, False
     seen: set[bytes] = set()
+    descriptions = 0
     for _ in range(_MAX_BOXES):
         file.seek(position)
         header = file.read(16)
@@ -76,16 +82,17 @@ def _inspect_iso(file: BinaryIO, size: int) -> ContainerStructure:
             still = header[8:12] in _STILL_BRANDS
         elif kind == b"moov" and length <= _MAX_INDEX_BYTES:
             file.seek(position + header_bytes)
-            encrypted = _has_encrypted_video(memoryview(file.read(length - header_bytes)))
+            encrypted, descriptions = _descriptions(memoryview(file.read(length - header_bytes)))
         position += length
     # an index is written last by most recorders: media without one is a recording that was cut off
     truncated = truncated or (b"mdat" in seen and not seen & {b"moov", b"moof", b"meta"})
-    return ContainerStructure(truncated=truncated, encrypted=encrypted, still_picture=still)
+    return ContainerStructure(truncated, encrypted, still, descriptions)
 
 
-def _has_encrypted_video(boxes: memoryview) -> bool:
-    """Whether a sample description within is of an encrypted video track."""
+def _descriptions(boxes: memoryview) -> tuple[bool, int]:
+    """Whether a sample description within is of an encrypted video track, and the most that one track has."""
     todo, looked_at = [boxes], 0
+    encrypted, most = False, 0
     while todo:
         part = todo.pop()
         position = 0
@@ -97,12 +104,12 @@ def _has_encrypted_video(boxes: memoryview) -> bool:
             body = part[position + 8 : position + length]
             if kind in _ISO_PARENTS:
                 todo.append(body)
-            elif kind == b"stsd":
+            elif kind == b"stsd" and len(body) >= 8:
+                most = max(most, int.from_bytes(body[4:8], "big"))
                 todo.append(body[8:])
-            elif kind == b"encv":
-                return True
+            encrypted |= kind == b"encv"
             position += length
-    return False
+    return encrypted, most
 
 
 def _matroska_is_cut(file: BinaryIO, size: int) -> bool:
