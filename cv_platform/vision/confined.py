@@ -48,6 +48,10 @@ class ConfinedChild:
     ) -> None:
         self._process, self._deadline, self._should_stop = process, deadline, should_stop
 
+    def allow(self, seconds: float) -> None:
+        """Give the child this much more time: it told of progress."""
+        self._deadline += seconds
+
     def events(self) -> Iterator[dict[str, Any]]:
         """What the child tells, until it closes its end.
 

@@ -24,7 +24,7 @@ from cv_platform.vision.anonymise.proof import Coverage, check_coverage, frames_
 from cv_platform.vision.anonymise.regions import HidingPlan
 from cv_platform.vision.anonymise.scan import scan, verify_frames
 from cv_platform.vision.anonymise.sightings import FrameSightings, Scan, overlap
-from cv_platform.vision.anonymise.source import FrameReader, Geometry
+from cv_platform.vision.anonymise.source import FrameReader, Geometry, with_measured_rate
 from cv_platform.vision.anonymise.surgical import NotSurgicalError, write_surgically
 from cv_platform.vision.anonymise.verification import extra_content
 from cv_platform.vision.classes import CLASS_NAMES
@@ -129,8 +129,8 @@ def _anonymise(
             verifier=verifier,
             progress=lambda done: said("scan", done, first_pass.declared_frames or None),
         )
-    geometry = first_pass.geometry
-    assert geometry is not None
+    assert first_pass.geometry is not None
+    geometry = with_measured_rate(first_pass.geometry, found.ticks)
     with _timed(seconds, "prove"):
         tracks, plan, coverage, rounds = _prove(reader, found, geometry, policy, verifier, said)
     if on_plan is not None:
@@ -240,7 +240,7 @@ def _prove(
     added: dict[int, list[FrameSightings]] = {}
     reach = max(2, round(_VERIFY_REACH_S * geometry.frame_rate))
     for round_number in range(policy.max_rounds + 1):
-        said("prove", round_number, policy.max_rounds)
+        said("prove", 0, found.frames)
         sightings = dict(found.detected)
         for frame, extra in added.items():
             sightings[frame] = FrameSightings.join([found.detected.get(frame, FrameSightings.none()), *extra])
@@ -265,7 +265,10 @@ def _prove(
         for frame, faces in coverage.uncovered.items():
             added.setdefault(frame, []).append(faces)
         wanted = frames_to_verify(coverage.uncovered, found.verified, found.frames, reach)
-        found.verified.update(verify_frames(reader(), wanted, policy=policy, verifier=verifier))
+        seen = verify_frames(
+            reader(), wanted, policy=policy, verifier=verifier, progress=lambda done: said("prove", done, found.frames)
+        )
+        found.verified.update(seen)
     raise AnonymisationFailed(
         "uncovered",
         f"after {policy.max_rounds} more rounds the second detector still finds uncovered faces in "

@@ -50,6 +50,7 @@ class _Expected:
     box: Boxes
     speed: npt.NDArray[np.float32]
     frame: int
+    tick: int
     class_id: int
     template: Template | None
     sighted: int
@@ -73,7 +74,7 @@ class Recall:
         self._detector = detector
         self._geometry = geometry
         self._policy = policy
-        self._patience = max(policy.detect_stride + 1, round(policy.max_gap_s * geometry.frame_rate))
+        self._patience_ticks = round(policy.max_gap_s * geometry.timescale)
         self._expected: list[_Expected] = []
         self._anchors: deque[ClipFrame] = deque(maxlen=_ANCHORS_KEPT)
 
@@ -197,26 +198,30 @@ class Recall:
             free.discard(best)
             moved = _centre(seen.boxes[best]) - _centre(expected.box)
             expected.speed = np.asarray(moved / max(1, frame.index - expected.frame), np.float32)
-            expected.box, expected.frame = seen.boxes[best], frame.index
+            expected.box, expected.frame, expected.tick = seen.boxes[best], frame.index, frame.tick
             expected.gone, expected.followed = False, None
             if seen.scores[best] > self._policy.low_threshold:
                 expected.sighted = frame.index
             expected.best = max(expected.best, float(seen.scores[best]))
             if seen.scores[best] >= self._policy.detect_threshold:
                 expected.template = _template(luma, seen.boxes[best])
-        self._expected = [e for e in self._expected if frame.index - e.frame <= self._patience]
+        self._expected = [e for e in self._expected if self._still_expected(e, frame)]
         new = []
         for i in sorted(free):
             if seen.scores[i] >= self._policy.detect_threshold:
                 box, still = seen.boxes[i], np.zeros(2, np.float32)
                 new.append(
                     _Expected(
-                        box, still, frame.index, int(seen.class_ids[i]), _template(luma, box), frame.index,
+                        box, still, frame.index, frame.tick, int(seen.class_ids[i]), _template(luma, box), frame.index,
                         float(seen.scores[i]),
                     )
                 )  # fmt: skip
         self._expected += new
         return new
+
+    def _still_expected(self, expected: _Expected, frame: ClipFrame) -> bool:
+        soon = frame.index - expected.frame <= self._policy.detect_stride + 1
+        return soon or frame.tick - expected.tick <= self._patience_ticks
 
     def _inside(self, box: Boxes) -> bool:
         x, y = _centre(box)

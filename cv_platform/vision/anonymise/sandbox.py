@@ -11,12 +11,14 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cv_platform.vision.anonymise.certificate import Certificate
 from cv_platform.vision.anonymise.failures import REASONS, AnonymisationFailed
-from cv_platform.vision.anonymise.policy import AnonymisePolicy, policy_to_json
+from cv_platform.vision.anonymise.policy import SECONDS_A_FRAME, AnonymisePolicy, policy_to_json
 from cv_platform.vision.confined import ChildOutOfTime, ChildStopped, ChildTakenOver, Ending, confined_child
+
+STAGES: Final = ("scan", "prove", "write", "check")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def anonymise_clip_sandboxed(
         source, destination, policy, progress, should_stop: as there; `should_stop` is asked four times a second, and
             the child is killed once it says True.
         detector, verifier: how the child makes its detectors.
-        timeout_s: wall clock for the clip; processor time may be this much a core.
+        timeout_s: wall clock for the clip, and SECONDS_A_FRAME more for each frame that a stage is done with: a long
+            clip takes long, one that gets stuck is ended.
         memory_bytes: address space of the child.
 
     Raises:
@@ -65,9 +68,11 @@ def anonymise_clip_sandboxed(
                     "detector": asdict(detector),
                     "verifier": None if verifier is None else asdict(verifier),
                     "memory_bytes": memory_bytes,
-                    "cpu_s": timeout_s * len(os.sched_getaffinity(0)),
+                    # the clock on the wall ends it, and it does not outlive this process: a backstop
+                    "cpu_s": (timeout_s + _longest_s(policy)) * len(os.sched_getaffinity(0)),
                 },
                 timeout_s,
+                policy.limits.max_frames,
                 progress,
                 should_stop,
             )
@@ -81,9 +86,11 @@ def anonymise_clip_sandboxed(
 def _run(
     request: dict[str, Any],
     timeout_s: float,
+    max_frames: int,
     progress: Callable[[str, int, int | None], None] | None,
     should_stop: Callable[[], bool],
 ) -> Certificate:
+    done = dict.fromkeys(STAGES, 0)
     worker = confined_child(
         "cv_platform.vision.anonymise.worker", request, timeout_s=timeout_s, should_stop=should_stop
     )
@@ -91,8 +98,15 @@ def _run(
         with worker as child:
             for event in child.events():
                 match event["event"]:
-                    case "progress" if progress is not None:
-                        progress(event["stage"], event["done"], event["total"])
+                    case "progress":
+                        stage, frames = event["stage"], event["done"]
+                        if stage not in done or not isinstance(frames, int):
+                            raise ChildTakenOver
+                        if done[stage] < frames <= max_frames:
+                            child.allow((frames - done[stage]) * SECONDS_A_FRAME)
+                            done[stage] = frames
+                        if progress is not None:
+                            progress(stage, event["done"], event["total"])
                     case "failed":
                         code = event["code"] if event["code"] in REASONS else "decoder_crashed"
                         raise AnonymisationFailed(code, event["message"])
@@ -102,11 +116,17 @@ def _run(
                         return Certificate.from_json(event["certificate"])
             raise _verdict(*child.ending())
     except ChildOutOfTime:
-        raise AnonymisationFailed("decode_timeout", f"it took more than the {timeout_s:,.0f} s allowed") from None
+        raise AnonymisationFailed(
+            "decode_timeout", f"it took more than the {timeout_s:,.0f} s allowed, and {SECONDS_A_FRAME} s a frame"
+        ) from None
     except ChildStopped:
         raise AnonymisationFailed("stopped") from None
     except ChildTakenOver:
         raise AnonymisationFailed("decoder_crashed") from None
+
+
+def _longest_s(policy: AnonymisePolicy) -> float:
+    return len(STAGES) * policy.limits.max_frames * SECONDS_A_FRAME
 
 
 def _verdict(ending: Ending, code: int) -> AnonymisationFailed:

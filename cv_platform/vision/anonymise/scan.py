@@ -120,6 +120,8 @@ def verify_frames(
             if frame.index in wanted:
                 assert reader.geometry is not None
                 seen[frame.index] = see(verifier, frame, reader.geometry, policy, policy.verify_long_side)
+            if progress is not None:
+                progress(frame.index + 1)
             if frame.index >= last:
                 break
     return seen

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from cv_platform.vision.anonymise.failures import AnonymisationFailed
 from cv_platform.vision.anonymise.mp4 import IDENTITY_MATRIX
+from cv_platform.vision.anonymise.policy import SECONDS_A_FRAME
 from cv_platform.vision.video.limits import ClipLimits, ClipRejected
 from cv_platform.vision.video.probe import open_clip, upright_rotation
 
@@ -133,6 +134,9 @@ class FrameReader:
     def _frames(self) -> Iterator[ClipFrame]:
         limits = self._limits
         deadline = time.monotonic() + limits.decode_timeout_s
+        # what those who take the frames spend is no time of the decoder's, and each frame earns some: an hour's clip
+        # may take longer than an hour, one that the decoder hangs on may not
+        waited = 0.0
         packets_read = index = 0
         first_tick: int | None = None
         last_tick: int | None = None
@@ -144,6 +148,8 @@ class FrameReader:
             factor, timescale = _ticks(Fraction(stream.time_base or Fraction(1, 90_000)))
             packets = clip.packets()
             while True:
+                deadline += waited
+                waited = 0.0
                 try:
                     packet = next(packets)
                 except StopIteration:
@@ -184,7 +190,10 @@ class FrameReader:
                     first_tick = tick if first_tick is None else first_tick
                     limits.check_duration((tick - first_tick) / timescale)
                     last_tick = tick
-                    yield ClipFrame(index, tick, self._uniform(frame, geometry))
+                    ready = ClipFrame(index, tick, self._uniform(frame, geometry))
+                    given = time.monotonic()
+                    yield ready
+                    waited += time.monotonic() - given + SECONDS_A_FRAME
                     index += 1
         if not index:
             raise ClipRejected("no_frames")
@@ -246,6 +255,16 @@ def upright_boxes(boxes: npt.NDArray[np.float32], geometry: Geometry) -> npt.NDA
         270: (h - y2, x1, h - y1, x2),
     }
     return np.stack(turned[geometry.rotation], axis=1).astype(np.float32)
+
+
+def with_measured_rate(geometry: Geometry, ticks: Sequence[int]) -> Geometry:
+    """The geometry with the frame rate that the frames' times have, whatever the container declares.
+
+    Where it varies, a high one (nine tenths of all intervals are at least as long): what is held for a time that is
+    counted in frames is then held for too long rather than not long enough.
+    """
+    steps = np.diff(np.asarray(ticks, np.int64))
+    return replace(geometry, frame_ticks=max(1, int(np.quantile(steps, 0.1)))) if len(steps) else geometry
 
 
 def _ticks(time_base: Fraction) -> tuple[Fraction, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from cv_platform.vision.anonymise import clip as clip_module
 from cv_platform.vision.anonymise.audio import add_audio
 from cv_platform.vision.anonymise.certificate import sha256_of
 from cv_platform.vision.anonymise.clip import anonymise_clip
-from cv_platform.vision.anonymise.mp4 import Mp4Writer
+from cv_platform.vision.anonymise.mp4 import IDENTITY_MATRIX, Mp4Writer
+from cv_platform.vision.anonymise.regions import HidingPlan
+from cv_platform.vision.anonymise.source import FrameReader, Geometry
 from cv_platform.vision.video.limits import ClipLimits
 from cv_platform_tests.vision.anonymise.scripted import (
     BrightSquares,
@@ -103,6 +106,31 @@ def test_times_are_kept_where_the_rate_varies(tmp_path: Path) -> None:
     source = write_squares(tmp_path / "in.mkv", steady, frames=len(times), times=times)
     run(source, tmp_path / "out.mp4")
     assert read_pictures(tmp_path / "out.mp4")[0] == pytest.approx([t / 1000 for t in times], abs=1e-6)
+
+
+@pytest.mark.parametrize("interval_ms", [20, 80])
+def test_what_lasts_so_many_seconds_is_counted_in_frames_of_the_true_rate(tmp_path: Path, interval_ms: int) -> None:
+    """The container declares 25 frames a second; there are twice as many, or half."""
+    source = write_squares(
+        tmp_path / "in.mkv", visiting, fps=25, times=[interval_ms * n for n in range(40)], options={"bf": "0"}
+    )
+    plans: list[HidingPlan] = []
+    anonymise_clip(
+        source, tmp_path / "out.mp4", policy=AnonymisePolicy(), detector=BrightSquares(), verifier=None,
+        on_plan=plans.append,
+    )  # fmt: skip
+    assert plans[0].geometry.frame_rate == 1000 / interval_ms
+
+
+def test_time_spent_on_the_frames_is_not_the_decoders(tmp_path: Path) -> None:
+    """A long clip takes long to look at; that is no reason to refuse it."""
+    source = write_squares(tmp_path / "in.mp4", steady, frames=12)
+    limits = ClipLimits(decode_timeout_s=0.4)
+    frames = 0
+    for _ in FrameReader(source, limits=limits, should_stop=lambda: False):
+        time.sleep(0.1)
+        frames += 1
+    assert frames == 12
 
 
 def test_a_late_start_is_kept(tmp_path: Path) -> None:
