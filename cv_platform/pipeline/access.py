@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cv_platform.governance import audit
-from cv_platform.pipeline.erasure import bring_back
+from cv_platform.pipeline.erasure import warm_scope
 from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.published_clips import NotPublished, fetch_published
 from cv_platform.pipeline.rules import class_ids
@@ -70,8 +70,7 @@ def write_bundle(
         FileExistsError: there is something at `path`.
         SealBroken: a clip is not what was published; nothing is left at `path`.
     """
-    bring_back(platform, scope)
-    with platform.database.transaction() as connection:
+    with warm_scope(platform, scope) as connection:
         clips = erasure_scope.clips_in_scope(connection, scope)
     path.touch(mode=0o600, exist_ok=False)
     found: Counter[_Pictures] = Counter()
@@ -134,5 +133,5 @@ def _hides_enough(platform: Platform, clip_id: uuid.UUID, certificate: str) -> b
 
 
 def _rows(platform: Platform, scope: ErasureScope, table: str, clip_ids: list[uuid.UUID]) -> Iterator[dict[str, Any]]:
-    with platform.database.transaction() as connection:
+    with warm_scope(platform, scope) as connection:
         yield from erasure_scope.rows_of_scope(connection, scope, table, clip_ids)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from psycopg.types.json import Jsonb
 
@@ -25,6 +26,7 @@ from cv_platform.storage.database import Connection
 from cv_platform.storage.hot_stream import LiveStream
 from cv_platform.storage.ledger import erasure_scope, erasures
 from cv_platform.storage.ledger.clip_keys import destroy_keys
+from cv_platform.storage.ledger.cold_days import DayIsCold
 from cv_platform.storage.ledger.days import mark_dirty
 from cv_platform.storage.ledger.erasure_scope import ErasureScope
 from cv_platform.storage.ledger.erasures import ClipTrace, OpenClip
@@ -33,8 +35,12 @@ from cv_platform.storage.ledger.registration import lock_registration
 from cv_platform.storage.ledger.tombstones import Tombstone, bury, digest_of
 from cv_platform.storage.objects import ObjectStore
 
+T = TypeVar("T")
+
 _BATCH: Final = 50
 """Clips a transaction: their rows are locked meanwhile."""
+_WARM_ATTEMPTS: Final = 5
+"""How often a scope's days may go cold again, which they do once a night, while one step is tried."""
 STORES: Final = ("restricted", "cold")
 
 
@@ -45,9 +51,8 @@ def preview(platform: Platform, request_id: uuid.UUID) -> dict[str, Any]:
         WrongState: it is under way or done.
     """
     scope = requests.get(platform.database, request_id).scope
-    bring_back(platform, scope)
     objects: Counter[str] = Counter()
-    with platform.database.transaction() as connection:
+    with warm_scope(platform, scope) as connection:
         clips = erasure_scope.clips_in_scope(connection, scope)
         held = erasure_scope.held_in_scope(connection, scope, [clip_id for clip_id, _ in clips])
     days: set[date] = set()
@@ -59,7 +64,7 @@ def preview(platform: Platform, request_id: uuid.UUID) -> dict[str, Any]:
         days.update(trace.days)
         for store in STORES:
             objects[store] += store_of(platform, store).present(trace.keys[store])
-    with platform.database.transaction() as connection:
+    with warm_scope(platform, scope) as connection:
         found = {
             "clips": len(clips),
             "held": held,
@@ -84,8 +89,8 @@ def execute(platform: Platform, request_id: uuid.UUID, *, actor: str) -> str:
     Raises:
         WrongState: it is not approved.
     """
-    bring_back(platform, requests.get(platform.database, request_id).scope)
-    request = _begin(platform, request_id, actor)
+    scope = requests.get(platform.database, request_id).scope
+    request = _begin(platform, request_id, scope, actor)
     if request.state != "executing":
         return request.state
     faults.point("erasure.begun")
@@ -94,10 +99,10 @@ def execute(platform: Platform, request_id: uuid.UUID, *, actor: str) -> str:
             batch = erasures.open_clips(connection, request_id, "listed", limit=_BATCH)
         if not batch:
             break
-        if not _withdraw(platform, request_id, batch, actor):
+        if not _withdraw(platform, request_id, scope, batch, actor):
             return "suspended"
         faults.point("erasure.withdrawn")
-    if not _erase_interval(platform, request_id, actor):
+    if not _erase_interval(platform, request_id, scope, actor):
         return "suspended"
     faults.point("erasure.interval")
     while True:
@@ -128,7 +133,38 @@ def bring_back(platform: Platform, scope: ErasureScope) -> None:
         platform.cold.purge(cold_rows.bring_back(platform, camera_id, of_camera).keys)
 
 
-def _begin(platform: Platform, request_id: uuid.UUID, actor: str) -> ErasureRequest:
+@contextmanager
+def warm_scope(platform: Platform, scope: ErasureScope) -> Iterator[Connection]:
+    """A transaction in which every row of a scope is warm, and stays so until its end. Raises ColdFileDamaged."""
+    for _ in range(_WARM_ATTEMPTS):
+        bring_back(platform, scope)
+        with platform.database.transaction() as connection:
+            if not erasure_scope.cold_days_locked(connection, scope):
+                yield connection
+                return
+    raise _gone_cold_again()
+
+
+def _while_warm(platform: Platform, scope: ErasureScope, work: Callable[[Connection], T]) -> T:
+    """`work` in a transaction, done again where it finds that a day of the scope has gone cold meanwhile."""
+    for _ in range(_WARM_ATTEMPTS):
+        bring_back(platform, scope)
+        with suppress(DayIsCold):
+            return platform.database.transact(work)
+    raise _gone_cold_again()
+
+
+def _require_warm(connection: Connection, scope: ErasureScope) -> None:
+    """Asked inside `_while_warm`: which clips and rows are the scope's, only warm rows say. Raises DayIsCold."""
+    if erasure_scope.cold_days_locked(connection, scope):
+        raise _gone_cold_again()
+
+
+def _gone_cold_again() -> DayIsCold:
+    return DayIsCold("a day of the scope went cold again while it was worked on; run it again")
+
+
+def _begin(platform: Platform, request_id: uuid.UUID, scope: ErasureScope, actor: str) -> ErasureRequest:
     """Set the tombstones and note which clips must go; or suspend the request where a hold forbids it."""
 
     def work(connection: Connection) -> ErasureRequest:
@@ -138,6 +174,7 @@ def _begin(platform: Platform, request_id: uuid.UUID, actor: str) -> ErasureRequ
         if request.state in ("executed", "certified"):
             return request
         requests.expect(request, "approved", "executing")
+        _require_warm(connection, scope)
         clips = erasure_scope.clips_in_scope(connection, request.scope)
         held = erasure_scope.held_in_scope(connection, request.scope, [clip_id for clip_id, _ in clips])
         if held:
@@ -159,7 +196,7 @@ def _begin(platform: Platform, request_id: uuid.UUID, actor: str) -> ErasureRequ
             )
         return requests.lock(connection, request_id)
 
-    return platform.database.transact(work)
+    return _while_warm(platform, scope, work)
 
 
 def _place(scope: ErasureScope) -> list[Tombstone]:
@@ -169,7 +206,9 @@ def _place(scope: ErasureScope) -> list[Tombstone]:
     return [Tombstone("place", digest_of(word), scope.starts_at, scope.ends_at)]
 
 
-def _withdraw(platform: Platform, request_id: uuid.UUID, batch: Sequence[OpenClip], actor: str) -> bool:
+def _withdraw(
+    platform: Platform, request_id: uuid.UUID, scope: ErasureScope, batch: Sequence[OpenClip], actor: str
+) -> bool:
     """Take clips out of ledger and warehouse, and destroy their keys; False where a hold came in between."""
 
     def work(connection: Connection) -> bool:
@@ -184,6 +223,7 @@ def _withdraw(platform: Platform, request_id: uuid.UUID, batch: Sequence[OpenCli
         for (camera_id,) in cameras:
             erasures.fence_camera(connection, camera_id)
         connection.execute("SELECT 1 FROM cv.clips WHERE clip_id = ANY(%s) ORDER BY clip_id FOR UPDATE", [ids])
+        _require_warm(connection, scope)
         held = erasure_scope.held_in_scope(connection, request.scope, ids)
         if held:
             requests.suspend(connection, request, held=held, actor=actor)
@@ -201,7 +241,7 @@ def _withdraw(platform: Platform, request_id: uuid.UUID, batch: Sequence[OpenCli
         _note_days(connection, request_id, days)
         return True
 
-    return platform.database.transact(work)
+    return _while_warm(platform, scope, work)
 
 
 def _withdraw_one(platform: Platform, connection: Connection, request: ErasureRequest, trace: ClipTrace) -> set[date]:
@@ -232,13 +272,14 @@ def _note_days(connection: Connection, request_id: uuid.UUID, days: set[date]) -
     )
 
 
-def _erase_interval(platform: Platform, request_id: uuid.UUID, actor: str) -> bool:
+def _erase_interval(platform: Platform, request_id: uuid.UUID, scope: ErasureScope, actor: str) -> bool:
     """Delete the interval's rows that no clip owns; False where a hold came in between."""
 
     def work(connection: Connection) -> bool:
         request = requests.lock(connection, request_id)
         if request.state != "executing":
             return request.state == "executed"
+        _require_warm(connection, scope)
         held = erasure_scope.held_in_scope(connection, request.scope, [])
         if held:
             requests.suspend(connection, request, held=held, actor=actor)
@@ -253,7 +294,7 @@ def _erase_interval(platform: Platform, request_id: uuid.UUID, actor: str) -> bo
         )
         return True
 
-    return platform.database.transact(work)
+    return _while_warm(platform, scope, work)
 
 
 def _purge(platform: Platform, request: ErasureRequest, clip: OpenClip) -> None:

@@ -232,6 +232,42 @@ def test_what_has_gone_cold_is_erased_too(world: World, kind: str) -> None:
     assert {table: rows_of(world, "cam2")[table] for table in IN_PARQUET} == before
 
 
+@pytest.mark.parametrize("point", ["bring_back.done", "erasure.begun"])
+def test_a_track_whose_day_goes_cold_meanwhile_goes_whole(world: World, tmp_path: Path, point: str) -> None:
+    """Which clips showed it, and which detections are near it, only rows in one place can tell."""
+    [(day, number, key, at, box)] = world.rows(
+        'SELECT t.track_day, t.track_id, t.clip_s3_key, d."timestamp", d.bbox FROM warehouse.tracks t'
+        " JOIN warehouse.detections d USING (camera_id, track_id, clip_s3_key) WHERE camera_id = 'cam1'"
+        " ORDER BY t.detections DESC, 4 LIMIT 1"
+    )
+    near = uuid.uuid4()
+    world.execute(
+        "INSERT INTO warehouse.detections VALUES (%s, 'cam1', %s, 0, 0.3, %s::float4[], NULL, %s)", near, at, box, key
+    )
+    request = ask(world, ErasureScope("track", camera_id="cam1", track_day=day, track_id=number))
+    goes_cold(world)
+    worker = workers.start_erasure(world.settings, request, plan={point: f"stop@{tmp_path / 'once'}"})
+    workers.wait_stopped(worker.pid or 0)
+    goes_cold(world)
+    assert workers.go_on(worker) == 0
+    assert requests.get(world.database, request).state == "executed"
+    assert world.rows("SELECT state FROM cv.clips WHERE published_key = %s", key) == [("erased",)]
+    end = MORNING + timedelta(days=1)
+    bring_back(world.platform, ErasureScope("camera", camera_id="cam1", starts_at=MORNING, ends_at=end))
+    assert not world.rows("SELECT 1 FROM warehouse.detections WHERE id = %s", near)
+    build_marts(world)
+    document = erasure_proof.certify(world.platform, request, actor="job", key=KEY)
+    assert document is not None
+    assert document["erased"]["rows"]["tracks"]["rows"] > 0
+
+
+def goes_cold(world: World) -> None:
+    """Every row of cam1 leaves for Parquet."""
+    build_marts(world)
+    assert warm_to_cold(world.platform, MORNING + timedelta(days=200)).rows > 0
+    assert not rows_of(world, "cam1")["warehouse.detections"]
+
+
 def test_it_stays_away(world: World, clips: Path, tmp_path: Path) -> None:
     erase(world)
     gone = balance(world.database)

@@ -140,6 +140,12 @@ def cold_days(connection: Connection, scope: ErasureScope) -> dict[str, list[dat
     return {camera_id: sorted(set(days)) for camera_id, days in found.items() if days}
 
 
+def cold_days_locked(connection: Connection, scope: ErasureScope) -> dict[str, list[date]]:
+    """`cold_days`; from here on to the transaction's end no other day goes cold."""
+    connection.execute("LOCK TABLE warehouse.tracks, warehouse.events, warehouse.detections IN ROW EXCLUSIVE MODE")
+    return cold_days(connection, scope)
+
+
 def loose_rows(connection: Connection, scope: ErasureScope) -> dict[str, int]:
     """Rows of a scope's interval that no clip of the ledger owns, as live producers write them, by table."""
     if scope.kind not in ("camera", "site"):
