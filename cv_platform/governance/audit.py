@@ -116,7 +116,10 @@ def problems(chain: Iterable[AuditEntry], *, known: Iterable[AuditHead] = ()) ->
         chain: from its first entry.
         known: heads seen earlier (exported, in certificates); each must stand in the chain as it stood then.
     """
-    wanted = {head.seq: head.entry_hash for head in known if head.seq > 0}
+    wanted: dict[int, set[str]] = {}
+    for head in known:
+        if head.seq > 0:
+            wanted.setdefault(head.seq, set()).add(head.entry_hash)
     previous, expected_seq = GENESIS, 1
     for entry in chain:
         if entry.seq != expected_seq:
@@ -125,7 +128,7 @@ def problems(chain: Iterable[AuditEntry], *, known: Iterable[AuditHead] = ()) ->
             yield f"entry {entry.seq}: does not follow the entry before it"
         if entry.expected_hash() != entry.entry_hash:
             yield f"entry {entry.seq}: changed; its hash is not that of what it says"
-        if wanted.pop(entry.seq, entry.entry_hash) != entry.entry_hash:
+        if wanted.pop(entry.seq, {entry.entry_hash}) != {entry.entry_hash}:
             yield f"entry {entry.seq}: not the one that was seen earlier; the chain was written anew"
         previous, expected_seq = entry.entry_hash, entry.seq + 1
     for seq in sorted(wanted):

@@ -55,12 +55,17 @@ def export_audit(database: Database, store: ObjectStore, *, keep: timedelta) -> 
 def exported_entries(store: ObjectStore) -> Iterator[AuditEntry]:
     """What was exported, in the order of the chain. Raises ValueError for a line that is no entry."""
     next_seq = 1
-    for info in sorted(store.list(FOLDER), key=lambda info: info.key.rsplit("/", 1)[1]):
-        for line in store.get_bytes(info.key).decode().splitlines():
-            entry = AuditEntry.from_json(line)
+    for _, found in _exported_files(store):
+        for entry in found:
             if entry.seq >= next_seq:  # two exports at once may have written some entries twice
                 yield entry
                 next_seq = entry.seq + 1
+
+
+def _exported_files(store: ObjectStore) -> Iterator[tuple[str, list[AuditEntry]]]:
+    """Key and entries of each file, in the order of the chain."""
+    for info in sorted(store.list(FOLDER), key=lambda info: info.key.rsplit("/", 1)[1]):
+        yield info.key, [AuditEntry.from_json(line) for line in store.get_bytes(info.key).decode().splitlines()]
 
 
 @dataclass(frozen=True)
@@ -100,17 +105,39 @@ def verify_audit(database: Database, store: ObjectStore | None, *, known: Iterab
 
     Args:
         store: where it was exported to; None checks the database's chain alone.
-        known: heads that stand in certificates.
+        known: heads that stand in certificates elsewhere; those that the ledger keeps are looked at anyway.
     """
-    heads = list(known)
+    heads = [*known, *_certified_heads(database)]
     if store is not None:
         try:
             for problem in problems(exported_entries(store)):
                 yield f"exported {problem}"
-            heads += [AuditHead(entry.seq, entry.entry_hash) for entry in exported_entries(store)]
+            for key, found in _exported_files(store):
+                yield from _file_problems(key, found)
+                heads += {AuditHead(entry.seq, entry.entry_hash) for entry in found}
         except (ValueError, json.JSONDecodeError) as error:
             yield f"exported file: {error}"
     yield from problems(entries(database), known=heads)
+
+
+def _file_problems(key: str, found: list[AuditEntry]) -> Iterator[str]:
+    """What the chain does not tell: a file cut short at its end, and a change in what another file says too."""
+    named = _range(key)
+    if named is not None and [entry.seq for entry in found] != list(range(named[0], named[1] + 1)):
+        yield f"exported file of entries {named[0]} to {named[1]}: holds others than its name says, or not all of them"
+    for entry in found:
+        if entry.expected_hash() != entry.entry_hash:
+            yield f"exported entry {entry.seq}: changed; its hash is not that of what it says"
+
+
+def _certified_heads(database: Database) -> list[AuditHead]:
+    """The heads in the certificates that the ledger keeps: an end that was cut off behind the last export shows."""
+    with database.transaction() as connection:
+        rows = connection.execute(
+            "SELECT (certificate #>> '{audit_head,seq}')::bigint, certificate #>> '{audit_head,entry_hash}'"
+            " FROM cv.erasures WHERE certificate ? 'audit_head'"
+        ).fetchall()
+    return [AuditHead(seq, entry_hash) for seq, entry_hash in rows]
 
 
 def _ranges(store: ObjectStore) -> Iterator[tuple[int, int]]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from psycopg.types.json import Jsonb
 
 from cv_platform import faults
 from cv_platform.governance import audit
 from cv_platform.governance.audit_export import export_audit, exported_entries, verify_audit
+from cv_platform.governance.erasure import requests
 from cv_platform.storage.database import Database
+from cv_platform.storage.ledger.erasure_scope import ErasureScope
 from cv_platform.storage.objects import ObjectStore
 from cv_platform_tests.conftest import S3Server
 
@@ -79,9 +84,41 @@ def test_a_changed_file_is_seen(database: Database, store: ObjectStore) -> None:
         [*lines[:1], *lines[2:]],
         [lines[0], lines[2], lines[1], lines[3]],
         [*lines[:3], "no entry\n"],
+        lines[:3],
+        [],
     ):
         store.put_bytes(info.key, "".join(changed).encode())
         assert list(verify_audit(database, store)), changed
+
+
+def test_a_changed_copy_of_what_another_file_says_is_seen(database: Database, store: ObjectStore) -> None:
+    record(database, 2)
+    export_audit(database, store, keep=KEEP)
+    [info] = store.list("audit")
+    lines = store.get_bytes(info.key).decode().splitlines(keepends=True)
+    store.put_bytes(info.key.replace("-0000000002.", "-0000000001."), lines[0].encode())
+    assert list(verify_audit(database, store)) == []  # as two exports at once leave it
+    [_, entry] = audit.entries(database)
+    other = dataclasses.replace(entry, details={"n": 7})
+    for changed in (other, dataclasses.replace(other, entry_hash=other.expected_hash())):
+        store.put_bytes(info.key.replace("0000000001-", "0000000002-"), f"{changed.to_json()}\n".encode())
+        assert list(verify_audit(database, store)), changed
+
+
+def test_an_end_cut_off_is_seen_by_a_certificate_in_the_ledger(database: Database) -> None:
+    record(database, 3)
+    request = requests.receive(database, ErasureScope("clip", clip_id=uuid.uuid4()), reference="case 1", by="clerk")
+    head = audit.head_of(database)
+    document = Jsonb({"audit_head": {"seq": head.seq, "entry_hash": head.entry_hash}})
+    with database.transaction() as connection:
+        connection.execute(
+            "UPDATE cv.erasures SET state = 'certified', decided_by = 'officer', certificate = %s"
+            " WHERE request_id = %s",
+            [document, request],
+        )
+    assert list(verify_audit(database, None)) == []
+    forged(database, f"DELETE FROM cv.audit_log WHERE seq >= {head.seq}")
+    assert any("cut off" in problem for problem in verify_audit(database, None))
 
 
 def test_a_killed_export_is_gone_on_with(database: Database, store: ObjectStore) -> None:
