@@ -179,6 +179,9 @@ class FrameReader:
                     if self.geometry is None:
                         self.geometry = _geometry(frame, stream, timescale)
                     geometry = self.geometry
+                    if upright_rotation(frame) != geometry.rotation:
+                        # looked at in the first frame's orientation, faces would lie on their side, and be missed
+                        raise ClipRejected("damaged", "the clip's orientation changes; convert it to a single one")
                     if frame.pts is None:
                         tick = 0 if last_tick is None else last_tick + geometry.frame_ticks
                         self.packets.complete = False

@@ -416,6 +416,26 @@ def test_limits(tmp_path: Path, limits: ClipLimits, reason: str) -> None:
     assert fails(source, tmp_path / "out.mp4", policy=AnonymisePolicy(limits=limits)).reason_code == reason
 
 
+@pytest.mark.parametrize("turned", [range(1), range(10, 20)])
+def test_an_orientation_that_changes_is_refused(tmp_path: Path, turned: range) -> None:
+    """Display orientation SEI on some pictures only: in the orientation of the first, faces in others lie on a side."""
+    source = tmp_path / "in.mp4"
+    quarter_turn = bytes([6, 47, 3, 0x08, 0x00, 0x09, 0x80])
+    with av.open(str(write_squares(tmp_path / "plain.mp4", steady))) as clip, av.open(str(source), "w") as out:
+        stream = clip.streams.video[0]
+        target = out.add_stream_from_template(stream)
+        for number, packet in enumerate(p for p in clip.demux(stream) if p.size):
+            sei = len(quarter_turn).to_bytes(4, "big") + quarter_turn if number in turned else b""
+            made = av.Packet(sei + bytes(packet))
+            made.pts, made.dts, made.time_base = packet.pts, packet.dts, packet.time_base
+            made.is_keyframe, made.stream = packet.is_keyframe, target
+            out.mux(made)
+    (tmp_path / "plain.mp4").unlink()
+    failed = fails(source, tmp_path / "out.mp4")
+    assert failed.reason_code == "damaged"
+    assert "orientation" in failed.message
+
+
 def test_what_is_no_video(tmp_path: Path) -> None:
     source = tmp_path / "in.mp4"
     source.write_bytes(bytes(range(256)) * 20)
