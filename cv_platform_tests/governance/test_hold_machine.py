@@ -137,11 +137,28 @@ class HoldMachine(RuleBasedStateMachine):
     )
     def upload(self, n: int, camera: str, content: bytes, told: bool) -> None:
         key = upload_key("north", camera, MORNING + timedelta(seconds=2 * n))
-        # What is not in the vault yet is overwritten by the camera: that no platform can keep.
+        self.overwritten(key)
+        self.world.platform.restricted.put_bytes(key, content + f" {camera} {n}".encode())
+        if told:
+            self.ingest()
+
+    def overwritten(self, key: str) -> None:
+        """What is not in the vault yet the camera itself may overwrite or move: that no platform can keep."""
         for (clip_id,) in self.world.rows("SELECT clip_id FROM cv.clips WHERE upload_key = %s", key):
             if clip_id in self.kept and not self.output(clip_id, "raw_clips"):
                 self.kept[clip_id].objects.pop("raw", None)
-        self.world.platform.restricted.put_bytes(key, content + f" {camera} {n}".encode())
+
+    @rule(n=st.integers(0, 2), to=st.integers(0, 5), camera=st.sampled_from(CAMERAS), told=st.booleans())
+    def rename(self, n: int, to: int, camera: str, told: bool) -> None:
+        """The same bytes under another key, and gone from the old one."""
+        old, new = (upload_key("north", camera, MORNING + timedelta(seconds=2 * at)) for at in (n, to))
+        store = self.world.platform.restricted
+        if old == new or store.head(old) is None:
+            return
+        for key in (old, new):
+            self.overwritten(key)
+        store.put_bytes(new, store.get_bytes(old))
+        store.purge([old])
         if told:
             self.ingest()
 
