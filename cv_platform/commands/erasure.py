@@ -173,12 +173,11 @@ def verify(
     from cv_platform.governance.erasure import certificate
 
     try:
-        document = jsonlib.loads(file.read_text())
         key = certificate.public_key(public_key.read_bytes())
+        document = certificate.read(file.read_text())
+        certificate.verify(document, key)
     except ValueError as error:
         fail(f"{error}", code=2)
-    try:
-        certificate.verify(document if isinstance(document, dict) else {}, key)
     except certificate.CertificateInvalid as invalid:
         fail(f"not valid: {invalid}")
     erased, left = document["erased"], document["absence"]

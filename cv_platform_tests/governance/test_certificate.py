@@ -17,6 +17,7 @@ from cv_platform.governance.erasure.certificate import (
     CertificateInvalid,
     public_key,
     public_pem,
+    read,
     sign,
     signing_key,
     signing_key_of,
@@ -56,6 +57,16 @@ def test_any_change_is_seen(change: Any) -> None:
     change(signed)
     with pytest.raises(CertificateInvalid):
         verify(signed, KEY.public_key())
+
+
+def test_a_name_that_stands_twice_is_refused() -> None:
+    """Parsers take the last value, a person the first: only one of the two was signed."""
+    text = json.dumps(sign(DOCUMENT, KEY))
+    verify(read(text), KEY.public_key())
+    for forged in (text.replace("{", '{"format": "x", ', 1), text.replace('"erased": {', '"erased": {"clips": 9, ', 1)):
+        assert forged != text
+        with pytest.raises(CertificateInvalid, match="twice"):
+            read(forged)
 
 
 def test_another_keys_signature_is_none_whatever_key_stands_in_it() -> None:

@@ -45,6 +45,22 @@ def sign(document: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
     return {**body, "signature": base64.b64encode(key.sign(canonical(body))).decode()}
 
 
+def read(text: str) -> dict[str, Any]:
+    """A certificate's text as a document. Raises CertificateInvalid, ValueError.
+
+    A name that stands twice is refused: a reader may see the one value, while the other is what was signed.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise CertificateInvalid("a name stands twice in it; allowed is each name once")
+        return found
+
+    document = json.loads(text, object_pairs_hook=unique)
+    return document if isinstance(document, dict) else {}
+
+
 def verify(document: dict[str, Any], key: Ed25519PublicKey) -> None:
     """Check a certificate against a public key that the reader has from elsewhere. Raises CertificateInvalid."""
     if document.get("format") != FORMAT:
