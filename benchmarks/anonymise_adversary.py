@@ -1,12 +1,13 @@
 """What an adversary gets out of an anonymised clip, as it is published: encoded, with real models.
 
-    python -m benchmarks.anonymise_adversary [--frames 150] [--json FILE]
+    python -m benchmarks.anonymise_adversary [--frames 150] [--keys 8] [--json FILE]
 
 A real face drifts, by known fractions of a pixel, over a textured ground with sound and metadata; the clip is
 anonymised at the default policy, once by each method, and decoded again. Gain: how much better the mean of 100 frames,
 registered by the true movement, correlates (high-pass, inside the hidden region) with the original than one frame
 does on average. Found: share of frames in which a detector still finds a face, score 0.2, with its centre inside what
-is hidden. Left: what PyAV finds in the file besides pictures.
+is hidden. A mosaic's gain depends on its key, a new one each time: it is measured with several, and the worst counts.
+Left: what PyAV finds in the file besides pictures.
 """
 
 from __future__ import annotations
@@ -130,6 +131,7 @@ def _alike(a: Luma, b: Luma) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=150, help="of the clip; at least 100")
+    parser.add_argument("--keys", type=int, default=8, help="of the mosaic")
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
     results: dict[str, Any] = {"environment": environment(("av", "onnxruntime"))}
@@ -137,7 +139,11 @@ def main() -> None:
         source = Path(name) / "in.mp4"
         shifts, original = render(source, max(100, options.frames))
         for method in ("solid", "mosaic", "blur"):
-            results[method] = attack(source, Path(name) / f"{method}.mp4", method, shifts, original)
+            keys = options.keys if method == "mosaic" else 1
+            tries = [attack(source, Path(name) / f"{method}.mp4", method, shifts, original) for _ in range(keys)]
+            results[method] = max(tries, key=lambda tried: tried["gain"])
+            results[method]["bar_met"] = all(tried["bar_met"] for tried in tries)
+            results[method]["gains"] = [tried["gain"] for tried in tries]
     print(json.dumps(results, indent=1))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -28,6 +28,7 @@ Plane = npt.NDArray[np.uint8]
 MOSAIC_CELLS = 6
 _LEVELS = 32
 _DISTURB = 40
+_CONTRAST = 0.2
 _BLUR_CELLS = 4
 
 
@@ -102,7 +103,7 @@ class Hider:
         made = []
         for number, part in enumerate(parts):
             cells = cv2.resize(np.ascontiguousarray(part), (n, n), interpolation=cv2.INTER_AREA).astype(np.float64)
-            cells = cells.mean() + 0.5 * (cells - cells.mean())
+            cells = cells.mean() + _CONTRAST * (cells - cells.mean())
             if number == 0:
                 cells += noise.uniform(-_DISTURB, _DISTURB, cells.shape)
             levels = np.round(cells / _LEVELS) * _LEVELS
