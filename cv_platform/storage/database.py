@@ -11,6 +11,7 @@ import psycopg
 from psycopg_pool import ConnectionPool
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+Cursor = psycopg.Cursor[tuple[Any, ...]]
 T = TypeVar("T")
 
 # A transaction that the server broke off for the sake of another: the same work, done again, succeeds.
@@ -40,6 +41,34 @@ class Database:
         """A connection in a transaction: committed at the end, rolled back on an exception."""
         with self._opened().connection() as connection:
             yield connection
+
+    def at_once(self, *statements: tuple[str, Any], prepare: bool | None = None) -> Cursor:
+        """Statements in a transaction of their own, sent and committed in one go: a single wait for the server.
+
+        Args:
+            statements: each with its parameters, or None.
+            prepare: whether the server keeps their plans; None: those that come often.
+
+        Returns:
+            What the last of them gave.
+        """
+        with self._opened().connection() as connection:
+            if len(statements) == 1:
+                return self._alone(connection, *statements[0], prepare=prepare)
+            with connection.pipeline():
+                for statement, parameters in statements:
+                    cursor = connection.execute(statement, parameters, prepare=prepare)
+                connection.commit()
+        return cursor
+
+    @staticmethod
+    def _alone(connection: Connection, statement: str, parameters: Any, *, prepare: bool | None) -> Cursor:
+        connection.autocommit = True
+        try:
+            return connection.execute(statement, parameters, prepare=prepare)
+        finally:
+            if not connection.closed:
+                connection.autocommit = False
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """`work` in a transaction, done again where a deadlock broke it off; it changes nothing but the database."""

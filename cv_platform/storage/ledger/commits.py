@@ -12,7 +12,7 @@ from cv_platform import faults
 from cv_platform.storage.database import Connection, Database
 from cv_platform.storage.ledger.days import days_of, mark_dirty
 from cv_platform.storage.ledger.held import held_now, keep_outputs, keeps_output
-from cv_platform.storage.ledger.model import Claim, StaleClaim
+from cv_platform.storage.ledger.model import STILL_RUNNING, Claim, StaleClaim
 from cv_platform.storage.ledger.withdrawal import discard_objects, invalidate_downstream, lock_clip, quarantine
 
 # Longer than any worker takes between an upload and its commit; one that took longer does its work again.
@@ -118,7 +118,7 @@ def _finish(
     updated = connection.execute(
         "UPDATE cv.stages SET state = 'done', lease_expires_at = NULL, finished_at = now(), seconds = %s, error = NULL,"
         " output_key = %s, output_sha256 = %s, output_deleted_at = NULL, counts = %s, attempts = 0"
-        " WHERE clip_id = %s AND stage = %s AND state = 'running' AND fence = %s AND version = %s"
+        f" WHERE clip_id = %s AND stage = %s AND {STILL_RUNNING} AND fence = %s AND version = %s"
         " AND input_generation = %s AND NOT EXISTS (SELECT 1 FROM cv.stage_versions v"
         " WHERE v.stage = stages.stage AND v.version <> stages.version)",
         [

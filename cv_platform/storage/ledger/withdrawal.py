@@ -11,7 +11,7 @@ from cv_platform.storage.database import Connection, Database
 from cv_platform.storage.ledger.cold_removals import note_removed
 from cv_platform.storage.ledger.days import days_of, mark_dirty, midnight
 from cv_platform.storage.ledger.held import HAS_OUTPUT, held_now, is_held, keep_outputs, keeps_output, unblock
-from cv_platform.storage.ledger.model import STAGES, UPSTREAM, Claim, StaleClaim, downstream
+from cv_platform.storage.ledger.model import STAGES, STILL_RUNNING, UPSTREAM, Claim, StaleClaim, downstream
 
 KEY_HELD: Final = "key_held"
 """Quarantine code of new content under the key of a held clip."""
@@ -148,7 +148,7 @@ def _take_over(connection: Connection, clip_id: uuid.UUID, upload_key: str) -> s
 def lock_claim(connection: Connection, claim: Claim) -> None:
     """Lock the claimed row. Raises StaleClaim unless lease, version and input are still the claim's."""
     found = connection.execute(
-        "SELECT 1 FROM cv.stages WHERE clip_id = %s AND stage = %s AND state = 'running' AND fence = %s"
+        f"SELECT 1 FROM cv.stages WHERE clip_id = %s AND stage = %s AND {STILL_RUNNING} AND fence = %s"
         " AND version = %s AND input_generation = %s FOR UPDATE",
         [claim.clip.clip_id, claim.stage, claim.fence, claim.version, claim.input_generation],
     ).fetchone()
