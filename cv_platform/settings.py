@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     )
     model_dir: Path | None = Field(None, description="Folder with model files, looked in before cache and download.")
     model_cache_dir: Path | None = Field(None, description="Cache of fetched models; empty: `state_dir`/models.")
+    fetch_models: bool = Field(
+        True, description="Whether a model that is in neither folder is fetched from its source, pinned by its digest."
+    )
     work_root: Path | None = Field(
         None, description="The one folder (mode 0700) for temporary raw bytes; empty: `state_dir`/work."
     )

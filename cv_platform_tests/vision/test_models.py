@@ -6,6 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
+from cv_platform.pipeline.versions import registry_of
+from cv_platform.settings import Settings
 from cv_platform.vision import models as module
 from cv_platform.vision.detectors.build import make_detector
 from cv_platform.vision.models import ModelEntry, ModelRefused, ModelRegistry, ModelUnavailable, load_registry
@@ -199,3 +201,18 @@ def test_nothing_but_files_and_addresses_is_fetched(folders) -> None:
     with pytest.raises(ModelUnavailable, match="http"):
         models.path("mine")
     assert module.AUTO == "auto"
+
+
+def test_a_cache_that_cannot_be_made_is_a_model_that_is_not_there(folders) -> None:
+    """As in a container whose root is read-only: `auto` goes on to what there is."""
+    (folders / "file").touch()
+    models = ModelRegistry(cache_dir=folders / "file" / "cache", model_dir=folders / "mine")
+    with pytest.raises(ModelUnavailable, match="cannot be made"):
+        models.fetch("yolox_nano")
+    assert not models.available("yolox_nano")
+
+
+def test_a_deployment_can_forbid_fetching(folders) -> None:
+    models = registry_of(Settings(state_dir=folders / "state", fetch_models=False))
+    with pytest.raises(ModelUnavailable, match="switched off; put yolox_nano"):
+        models.path("yolox_nano")
