@@ -87,3 +87,12 @@ def test_no_pod_fetches_models() -> None:
     assert "CV_PLATFORM_MODEL_DIR=/opt/cv-platform/models CV_PLATFORM_FETCH_MODELS=false" in lines
     assert {"model_dir", "fetch_models"} <= set(Settings.model_fields)
     assert lines.count("COPY --from=models /build/models /opt/cv-platform/models") == 2, "code and code-gpu"
+
+
+def test_a_step_of_the_build_that_fails_ends_it() -> None:
+    """Half-installed certificates went into an image, in which no store could be opened."""
+    lines = (REPOSITORY / "docker" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    steps = [line.removeprefix("RUN ").strip() for line in lines if line.startswith("RUN ")]
+    assert len(steps) > 5
+    for step in steps:
+        assert ";" not in step or step.startswith("set -e;"), step
