@@ -89,6 +89,20 @@ def test_no_check_blocks(definitions: dg.Definitions) -> None:
     assert not [name for name, check in checks.items() if name.split(":")[0] in VISION and check["blocking"]]
 
 
+def test_what_is_tried_again_waits_longer_each_time_and_not_in_step(definitions: dg.Definitions) -> None:
+    policies = {
+        definition.op.name: definition.op.retry_policy
+        for definition in definitions.resolve_asset_graph().assets_defs
+        if isinstance(definition, dg.AssetsDefinition) and definition.is_executable
+    }
+    assert {"raw_clips", "detections", "blurred_clips", "dbt_marts"} <= set(policies)
+    for name, policy in policies.items():
+        if policy is None:
+            continue
+        assert (policy.backoff, policy.jitter) == (dg.Backoff.EXPONENTIAL, dg.Jitter.PLUS_MINUS), name
+    assert all(policies[name] for name in ("raw_clips", "decoded_frames", "detections", "tracks", "dbt_marts"))
+
+
 def test_overrides_replace_resources() -> None:
     definitions = build_definitions(Settings(), overrides={"platform": "another"})
     assert dict(definitions.resources or {})["platform"] == "another"

@@ -46,7 +46,9 @@ def build_marts_asset(
         check_specs=check_specs,
         can_subset=True,  # only so that outputs may be missing where nothing was due
         backfill_policy=dg.BackfillPolicy.single_run(),
-        retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
+        retry_policy=dg.RetryPolicy(
+            max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
+        ),
         pool=POOL,
     )
     def dbt_marts(context: dg.AssetExecutionContext, database: DatabaseResource, dbt: DbtResource) -> Iterator[Any]:
