@@ -30,6 +30,8 @@ from cv_platform.resources.patience import patient_apis
 from cv_platform.resources.pools import make_pools
 
 _NOT_FOUND: Final = "could not be found"
+STEP_ACCOUNT: Final = "cv-platform"
+"""The service account of a step's pod (docker/k8s/access.yaml): without rights, and its token is not mounted."""
 
 
 class KubernetesRunLauncher(K8sRunLauncher):
@@ -98,9 +100,15 @@ _SCHEMA: Any = k8s_job_executor.config_schema
 def kubernetes_executor(init_context: InitExecutorContext) -> Executor:
     """dagster-k8s's `k8s_job_executor`: each step in a pod of its own.
 
-    A step's job belongs to its run's pod and is collected with it; a step's failure says what ended its pod.
+    A step's job belongs to its run's pod and is collected with it; a step's failure says what ended its pod. A step
+    decodes what strangers sent: it gets no way to the API, which dagster-k8s would give it as it does its run.
     """
-    config = {**init_context.executor_config, "enable_owner_references": True}
+    config = {
+        "service_account_name": STEP_ACCOUNT,
+        "step_k8s_config": {"pod_spec_config": {"automount_service_account_token": False}},
+        **init_context.executor_config,
+        "enable_owner_references": True,
+    }
     make: Any = k8s_job_executor.executor_creation_fn
     made = make(init_context._replace(executor_config=config))
     assert isinstance(made, StepDelegatingExecutor)

@@ -68,6 +68,20 @@ def test_a_gpu_step_takes_its_pools_slots(filled: Deployment, step: str) -> None
     assert planned.pool == STEPS[step].pool
 
 
+def test_steps_have_no_way_to_the_api(filled: Deployment) -> None:
+    """A run's pod has the account that may start jobs, a step's has one without rights, and no token of it."""
+    accounts = {"run_worker": ("cv-platform-dagster", True), "step_worker": ("cv-platform", False)}
+    for manifest in filled.cluster.posted:
+        pod = manifest["spec"]["template"]["spec"]
+        component = manifest["metadata"]["labels"]["app.kubernetes.io/component"]
+        assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == accounts[component]
+    assert {"run_worker", "step_worker"} == {
+        manifest["metadata"]["labels"]["app.kubernetes.io/component"] for manifest in filled.cluster.posted
+    }
+    refused = [request for request in filled.api.requests if request[2] in (401, 403)]
+    assert refused == [], "the stub goes by docker/k8s/access.yaml"
+
+
 def test_restricted_credentials_reach_the_steps_that_need_them_alone(filled: Deployment) -> None:
     for manifest in filled.cluster.posted:
         step = manifest["metadata"]["labels"].get("dagster/op")

@@ -23,6 +23,9 @@ from cv_platform_tests.stubs.manifests import problems
 from cv_platform_tests.stubs.pod import Pod, now
 from cv_platform_tests.stubs.preloaded import Preloaded
 
+ACCOUNT = "CV_STUB_ACCOUNT"
+"""In a container's environment: the service account whose token is mounted; empty where none is."""
+
 
 class Refused(Exception):
     """An answer of the API that is no success."""
@@ -229,7 +232,7 @@ class Cluster:
         }
         pod = Pod(
             manifest,
-            environment=self._environment_of(template["spec"]["containers"][0]),
+            environment=self._environment_of(template["spec"]["containers"][0]) | _token_of(template["spec"]),
             log=self._folder / f"{name}.log",
             ended=self._pod_ended,
             preloaded=self._preloaded,
@@ -330,6 +333,11 @@ class Cluster:
 
     def _pods_of(self, job: str) -> list[Pod]:
         return [pod for pod in self._pods.values() if pod.object["metadata"]["labels"]["job-name"] == job]
+
+
+def _token_of(spec: dict[str, Any]) -> dict[str, str]:
+    mounted = spec.get("automountServiceAccountToken", True)
+    return {ACCOUNT: spec.get("serviceAccountName", "default") if mounted else ""}
 
 
 def _gpus(pod: Pod) -> int:

@@ -1,6 +1,7 @@
 """The Kubernetes API as HTTP on 127.0.0.1: what dagster-k8s and our jobs call of it, over a stub cluster.
 
-Faults are rules: which requests, what happens to them, how often. The first that fits a request takes it.
+Faults are rules: which requests, what happens to them, how often. The first that fits a request takes it. Who asks may
+do what docker/k8s/access.yaml says of the service account: a pod has its own, whoever is no pod has Dagster's.
 """
 
 from __future__ import annotations
@@ -19,11 +20,34 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-from cv_platform_tests.stubs.cluster import Cluster, Refused
+from cv_platform_tests.conftest import REPOSITORY
+from cv_platform_tests.stubs.cluster import ACCOUNT, Cluster, Refused
 
 _JOBS = re.compile(r"/apis/batch/v1/namespaces/(?P<namespace>[^/]+)/jobs(/(?P<name>[^/]+))?(?P<rest>/status)?")
 _PODS = re.compile(r"/api/v1/namespaces/(?P<namespace>[^/]+)/pods(/(?P<name>[^/]+))?(?P<rest>/status|/log)?")
 _EVENTS = re.compile(r"/api/v1/namespaces/(?P<namespace>[^/]+)/events")
+
+
+_DAGSTER = "cv-platform-dagster"
+# What kubectl's plugins print: the token of the account that is mounted, and no process outside of a pod lacks one.
+_CREDENTIAL = (
+    f'[ -n "${{{ACCOUNT}-{_DAGSTER}}}" ] && printf \'{{"apiVersion": "client.authentication.k8s.io/v1", "kind":'
+    f' "ExecCredential", "status": {{"token": "%s"}}}}\' "${{{ACCOUNT}-{_DAGSTER}}}"'
+)
+
+
+def allowed() -> dict[str, set[tuple[str, str]]]:
+    """What each service account may do, as verb and resource, by docker/k8s/access.yaml."""
+    documents = list(yaml.safe_load_all((REPOSITORY / "docker" / "k8s" / "access.yaml").read_text()))
+    roles = {document["metadata"]["name"]: document["rules"] for document in documents if document["kind"] == "Role"}
+    found: dict[str, set[tuple[str, str]]] = {}
+    for binding in (document for document in documents if document["kind"] == "RoleBinding"):
+        for subject in binding["subjects"]:
+            for rule in roles[binding["roleRef"]["name"]]:
+                found.setdefault(subject["name"], set()).update(
+                    (verb, resource) for verb in rule["verbs"] for resource in rule["resources"]
+                )
+    return found
 
 
 @dataclass
@@ -61,6 +85,7 @@ class KubernetesApi:
         self.cluster = cluster
         self.requests: list[tuple[str, str, int]] = []
         """Method, path and answered status of every request."""
+        self._allowed = allowed()
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         api = self
@@ -100,6 +125,18 @@ class KubernetesApi:
             if found is not None:
                 found.hit += 1
             return found
+
+    def authorise(self, account: str, method: str, path: str) -> None:
+        """Raises Refused unless the account may do this."""
+        if not account:
+            raise Refused(401, "Unauthorized", "no token")
+        if path == "/version":
+            return
+        match = _JOBS.fullmatch(path) or _PODS.fullmatch(path)
+        resource = ("jobs" if "/jobs" in path else "pods") + (match["rest"] or "") if match else "events"
+        verb = {"POST": "create", "DELETE": "delete"}.get(method, "get" if match and match["name"] else "list")
+        if (verb, resource) not in self._allowed.get(account, set()):
+            raise Refused(403, "Forbidden", f'"{account}" cannot {verb} resource "{resource}"')
 
     def answer(self, method: str, path: str, query: dict[str, str], body: dict[str, Any] | None) -> Any:
         """What a request gives: an object, or the text of a log. Raises Refused."""
@@ -147,7 +184,19 @@ class KubernetesApi:
             "kind": "Config",
             "current-context": "stub",
             "clusters": [{"name": "stub", "cluster": {"server": self.url}}],
-            "users": [{"name": "stub", "user": {"token": "none"}}],
+            "users": [
+                {
+                    "name": "stub",
+                    "user": {
+                        "exec": {
+                            "apiVersion": "client.authentication.k8s.io/v1",
+                            "command": "/bin/sh",
+                            "args": ["-c", _CREDENTIAL],
+                            "interactiveMode": "Never",
+                        }
+                    },
+                }
+            ],
             "contexts": [
                 {"name": "stub", "context": {"cluster": "stub", "user": "stub", "namespace": self.cluster.namespace}}
             ],
@@ -179,6 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if fault is not None and fault.status and not fault.done_first:
                 raise Refused(fault.status, "Injected", "a fault that the test asked for")
+            account = (self.headers.get("Authorization") or "").removeprefix("Bearer").strip()
+            self.owner.authorise(account, self.command, parts.path)
             found = self.owner.answer(self.command, parts.path, query, body)
             if fault is not None and fault.status:
                 raise Refused(fault.status, "Injected", "done, and the answer is lost")
