@@ -1,8 +1,8 @@
 """Hiding on the planes of a YUV 4:2:0 picture: solid, mosaic or blur.
 
-Mosaic: a grid tied to the track's box, its cells' values taken once, coarsely quantised, disturbed by a keyed pattern
-and held for the track's life. A grid that is laid anew over each frame samples the face at ever other points, and
-averaging registered frames gives it back; one that never changes gives nothing more in a hundred frames than in one.
+Mosaic: a grid tied to the track's box, its cells a keyed pattern about the face's mean, coarsely quantised, made unlike
+the face and held for the track's life. A grid that is laid anew over each frame samples the face at ever other points,
+and averaging registered frames gives it back; one that never changes gives nothing more in a hundred frames than in one.
 Source of the attack: Cavedon et al., "Getting the Face Behind the Squares", USENIX WOOT 2011.
 """
 
@@ -26,9 +26,11 @@ from cv_platform.vision.anonymise.source import Geometry
 Plane = npt.NDArray[np.uint8]
 
 MOSAIC_CELLS = 6
-_LEVELS = 32
+_MEAN_STEP = 32
+_STEP = 16
 _DISTURB = 40
-_CONTRAST = 0.2
+_MOST_PATTERN = 48
+_STRUCTURE_SCALES = (0.015, 0.03, 0.06)
 _BLUR_CELLS = 4
 
 
@@ -97,18 +99,33 @@ class Hider:
         )
 
     def _make_tiles(self, track: int, parts: tuple[Plane, ...]) -> tuple[Plane, Plane, Plane]:
-        n = MOSAIC_CELLS
         digest = hmac.new(self._key, track.to_bytes(8, "big"), hashlib.sha256).digest()
-        noise = np.random.default_rng(np.frombuffer(digest, np.uint64))
-        made = []
-        for number, part in enumerate(parts):
-            cells = cv2.resize(np.ascontiguousarray(part), (n, n), interpolation=cv2.INTER_AREA).astype(np.float64)
-            cells = cells.mean() + _CONTRAST * (cells - cells.mean())
-            if number == 0:
-                cells += noise.uniform(-_DISTURB, _DISTURB, cells.shape)
-            levels = np.round(cells / _LEVELS) * _LEVELS
-            made.append(np.clip(levels, 16, 235).astype(np.uint8))
-        return made[0], made[1], made[2]
+        pattern = _unlike(parts[0], np.random.default_rng(np.frombuffer(digest, np.uint64)))
+        fills = [np.round(float(part.mean()) / _MEAN_STEP) * _MEAN_STEP for part in parts]
+        luma = np.clip(fills[0], 16 + _MOST_PATTERN, 235 - _MOST_PATTERN) + pattern
+        u, v = (np.full(pattern.shape, np.clip(fill, 16, 240)) for fill in fills[1:])
+        return luma.astype(np.uint8), u.astype(np.uint8), v.astype(np.uint8)
+
+
+def _unlike(face: Plane, noise: np.random.Generator) -> npt.NDArray[np.float64]:
+    """A keyed pattern of cells, levels of luma about 0, that does not resemble the face by chance either.
+
+    The sharp edges of a random grid correlate with a face's by a few hundredths, more or less, by the key's luck; what
+    a hundred frames average out is the codec's noise over that. So what the pattern and the face's fine structure have
+    in common, at several scales, is taken from the pattern before it is quantised.
+    """
+    n = MOSAIC_CELLS
+    structure = [np.ones(n * n)]
+    for scale in _STRUCTURE_SCALES:
+        fine = face.astype(np.float64)
+        for _ in range(2):  # both sides of a correlation are high-passed
+            fine = fine - cv2.GaussianBlur(fine, (0, 0), max(0.5, scale * np.sqrt(face.size)))
+        cells = cv2.resize(fine, (n, n), interpolation=cv2.INTER_AREA).ravel()
+        structure.append(cells / max(float(np.linalg.norm(cells)), 1e-9))
+    common, _ = np.linalg.qr(np.stack(structure, axis=1))
+    pattern = noise.uniform(-_DISTURB, _DISTURB, n * n)
+    pattern -= common @ (common.T @ pattern)
+    return np.clip(np.round(pattern.reshape(n, n) / _STEP) * _STEP, -_MOST_PATTERN, _MOST_PATTERN)
 
 
 def zone_pixels(zones: Sequence[Sequence[tuple[float, float]]], geometry: Geometry) -> npt.NDArray[np.bool_]:

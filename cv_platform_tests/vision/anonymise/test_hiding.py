@@ -71,6 +71,37 @@ def test_a_hundred_frames_tell_no_more_than_one(method: Method) -> None:
     assert many <= one + 0.02
 
 
+def test_no_key_makes_a_mosaic_like_its_face() -> None:
+    """By chance the edges of a grid of random cells are like a face's: up to 0.06 with one key in 64."""
+    frame = picture((0, 0), np.random.default_rng(0))
+    original = planes(frame)[0][50:190, 90:220].astype(np.float64)
+    alike = []
+    for number in range(64):
+        policy = AnonymisePolicy(method="mosaic", mosaic_key=bytes([number]) * 32)
+        hidden = Hider(GEOMETRY, policy, clip="one").hide(picture((0, 0), np.random.default_rng(0)), [region((0, 0))])
+        alike.append(abs(correlation(planes(hidden)[0][50:190, 90:220].astype(np.float64), original)))
+    assert max(alike) <= 0.03
+
+
+def test_a_mosaic_tells_nothing_of_its_face_but_the_mean() -> None:
+    """Two faces of one mean, one key: what tells their mosaics apart is only that neither is like its own face."""
+    flat = picture((0, 0), np.random.default_rng(0))
+    y, u, v = planes(flat)
+    for plane, part in ((y, (slice(50, 190), slice(90, 220))), (u, (slice(25, 95), slice(45, 110))),
+                        (v, (slice(25, 95), slice(45, 110)))):  # fmt: skip
+        plane[part] = round(float(plane[part].mean()))
+    policy = AnonymisePolicy(method="mosaic", mosaic_key=bytes(range(32)))
+    shown = []
+    for source in (picture((0, 0), np.random.default_rng(0)), flat):
+        hidden = Hider(GEOMETRY, policy, clip="one").hide(source, [region((0, 0))])
+        shown.append([p.copy() for p in planes(hidden)])
+    (face, *face_chroma), (plain, *plain_chroma) = shown
+    for a, b in zip(face_chroma, plain_chroma, strict=True):
+        assert np.array_equal(a[30:90, 50:105], b[30:90, 50:105])
+    assert abs(float(face[50:190, 90:220].mean()) - float(plain[50:190, 90:220].mean())) < 4
+    assert correlation(face[50:190, 90:220].astype(np.float64), plain[50:190, 90:220].astype(np.float64)) > 0.8
+
+
 def test_a_mosaic_is_held_for_its_track_and_keyed() -> None:
     random = np.random.default_rng(1)
 
