@@ -52,7 +52,13 @@ def _sightings(seen: Detections, shape: tuple[int, ...], geometry: Geometry, pol
 
 def sweep(detector: Detector, frame: ClipFrame, geometry: Geometry, policy: AnonymisePolicy) -> FrameSightings:
     """One frame through one detector at full resolution, in overlapping tiles where the picture is large."""
-    picture = upright_picture(frame, geometry, None)
+    return sweep_picture(detector, upright_picture(frame, geometry, None), geometry, policy)
+
+
+def sweep_picture(
+    detector: Detector, picture: npt.NDArray[np.uint8], geometry: Geometry, policy: AnonymisePolicy
+) -> FrameSightings:
+    """As `sweep`, for a picture that is upright already."""
     height, width = picture.shape[:2]
     parts = []
     for top, bottom in _spans(height):

@@ -21,6 +21,7 @@ from cv_platform.vision.anonymise.sightings import Scan
 from cv_platform.vision.anonymise.source import ClipFrame, FrameReader, Geometry
 from cv_platform.vision.video.limits import ClipLimits
 
+_CHECK_THREADS = 2
 _DEPTH = 8
 _SIGNATURE = (4, 4)
 _TOLERANCE = 14.0
@@ -120,7 +121,7 @@ def check_output(
     seen = 0
     copied = {f for first, last in written.copied for f in range(first, last + 1)}
     shift = min(0, written.ticks[0])  # an MP4 cannot start before zero
-    reader = FrameReader(path, limits=limits, should_stop=should_stop)
+    reader = FrameReader(path, limits=limits, should_stop=should_stop, threads=_CHECK_THREADS)
     with (
         Prefetched(reader, depth=_DEPTH) as frames,
         Prefetched(source if source is not None and copied else [], depth=_DEPTH) as originals,

@@ -24,6 +24,7 @@ from cv_platform.vision.detectors.base import Detector
 
 _SAME_IOU = 0.15
 _DOUBLE_IOU = 0.4
+_BETWEEN_IOU = 0.7
 _LEAST_MATCH = 0.8
 _TEMPLATE = 24
 _TEMPLATE_GROWTH = 0.15
@@ -87,6 +88,32 @@ class Recall:
         """Size in pixels of the smallest face that is expected; None where there is none."""
         sizes = [float(np.sqrt((e.box[2] - e.box[0]) * (e.box[3] - e.box[1]))) for e in self._expected]
         return min(sizes, default=None)
+
+    def ample(self, least_px: float) -> bool:
+        """Whether something is expected, all of it at least so large and surely seen."""
+        smallest = self.smallest()
+        sure = all(e.best >= self._policy.sure_threshold for e in self._expected)
+        return smallest is not None and smallest >= least_px and sure
+
+    def in_place(self, frames: list[ClipFrame], last: int, found: Scan, *, sure: bool) -> bool:
+        """Whether in all these frames the pixels have each expected face on its way to where it is in the last one.
+
+        Not `sure`: whether nothing speaks against it, as it would where the face is elsewhere for a moment.
+        """
+        least_match, least_iou = (_LEAST_MATCH, _BETWEEN_IOU) if sure else (_GONE_MATCH, 0.0)
+        later = found.detected[last]
+        lumas = [planes(frame.picture)[0] for frame in frames]
+        for expected in self._expected:
+            ious = overlap(expected.box[None], later.boxes)[0] if len(later) else np.zeros(0, np.float32)
+            if expected.template is None or not len(ious) or ious.max() < _SAME_IOU:
+                return False
+            way = (later.boxes[int(ious.argmax())] - expected.box) / max(1, last - expected.frame)
+            for frame, luma in zip(frames, lumas, strict=True):
+                here = expected.box + way * (frame.index - expected.frame)
+                best, place = _match(expected.template, here, luma)
+                if best < least_match or float(overlap(place[None], here[None])[0, 0]) < least_iou:
+                    return False
+        return True
 
     def settle(self, window: list[ClipFrame], found: Scan) -> None:
         """Find again what was lost in these frames.

@@ -226,7 +226,8 @@ def upright_picture(frame: ClipFrame, geometry: Geometry, long_side: int | None)
     shown_width, shown_height = geometry.square_size
     scale = 1.0 if long_side is None else min(1.0, long_side / max(shown_width, shown_height))
     width, height = max(2, round(shown_width * scale)), max(2, round(shown_height * scale))
-    picture = frame.picture.to_ndarray(format="bgr24", width=width, height=height)
+    # one thread: the scaler's own are started anew for each picture, which costs more than the picture
+    picture = frame.picture.to_ndarray(format="bgr24", width=width, height=height, threads=1)
     return np.ascontiguousarray(np.rot90(picture, geometry.rotation // 90), dtype=np.uint8)
 
 
