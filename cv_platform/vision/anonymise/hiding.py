@@ -2,7 +2,7 @@
 
 Mosaic: a grid tied to the track's box, its cells a keyed pattern about the face's mean, coarsely quantised, made unlike
 the face and held for the track's life. A grid that is laid anew over each frame samples the face at ever other points,
-and averaging registered frames gives it back; one that never changes gives nothing more in a hundred frames than in one.
+and averaging registered frames gives it back; one that stays gives nothing more in a hundred frames than in one.
 Source of the attack: Cavedon et al., "Getting the Face Behind the Squares", USENIX WOOT 2011.
 """
 
@@ -115,12 +115,12 @@ def _unlike(face: Plane, noise: np.random.Generator) -> npt.NDArray[np.float64]:
     in common, at several scales, is taken from the pattern before it is quantised.
     """
     n = MOSAIC_CELLS
-    structure = [np.ones(n * n)]
+    structure: list[npt.NDArray[np.float64]] = [np.ones(n * n)]
     for scale in _STRUCTURE_SCALES:
         fine = face.astype(np.float64)
         for _ in range(2):  # both sides of a correlation are high-passed
             fine = fine - cv2.GaussianBlur(fine, (0, 0), max(0.5, scale * np.sqrt(face.size)))
-        cells = cv2.resize(fine, (n, n), interpolation=cv2.INTER_AREA).ravel()
+        cells = np.asarray(cv2.resize(fine, (n, n), interpolation=cv2.INTER_AREA), np.float64).ravel()
         structure.append(cells / max(float(np.linalg.norm(cells)), 1e-9))
     common, _ = np.linalg.qr(np.stack(structure, axis=1))
     pattern = noise.uniform(-_DISTURB, _DISTURB, n * n)
