@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
+import subprocess
+import sys
 import sysconfig
 import zipfile
 from pathlib import Path
@@ -96,3 +99,14 @@ def test_a_step_of_the_build_that_fails_ends_it() -> None:
     assert len(steps) > 5
     for step in steps:
         assert ";" not in step or step.startswith("set -e;"), step
+
+
+def test_modules_that_the_build_runs_know_their_options() -> None:
+    """`ensurepip -q` is none: the GPU image could never be built."""
+    text = (REPOSITORY / "docker" / "Dockerfile").read_text().replace("\\\n", " ")
+    calls = re.findall(r"python3 -m (ensurepip|venv|compileall)([^&;\n]*)", text)
+    assert {module for module, _ in calls} == {"ensurepip", "venv", "compileall"}
+    for module, arguments in calls:
+        known = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
+        for option in re.findall(r" (-[\w-]+)", arguments):
+            assert re.search(rf"{option}\b", known.stdout), f"{module} {option}"
