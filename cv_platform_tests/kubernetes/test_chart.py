@@ -129,6 +129,10 @@ def test_every_pod_can_write_where_its_image_does(rendered: list[Manifest]) -> N
     code = _pod(_of(rendered, "Deployment")["dagster-dagster-user-deployments-code"])["spec"]
     mounted = {mount["mountPath"] for mount in code["containers"][0]["volumeMounts"]}
     assert {"/tmp", "/opt/dagster/dagster_home/storage", "/var/lib/cv-platform"} <= mounted
+    # Else Dagster makes an instance of its own there, and the code server ends: the root is read-only.
+    for name, deployment in _of(rendered, "Deployment").items():
+        mounts = _pod(deployment)["spec"]["containers"][0]["volumeMounts"]
+        assert "/opt/dagster/dagster_home/dagster.yaml" in {mount["mountPath"] for mount in mounts}, name
 
 
 def test_restricted_credentials_go_to_the_code_server_alone(rendered: list[Manifest]) -> None:

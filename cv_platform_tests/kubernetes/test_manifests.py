@@ -160,6 +160,7 @@ def test_the_chart_leaves_nothing_out_and_adds_no_rights() -> None:
     assert values()["concurrency"]["enabled"] is True, "the chart ignores limits and pools otherwise"
     code = values()["dagster-user-deployments"]
     assert (values()["rbacEnabled"], code["rbacEnabled"]) == (False, False), "each has a role of its own"
+    assert code["includeInstance"] is True, "the code server would make files beside dagster.yaml, on a read-only root"
     assert "serviceAccountName" not in values()["global"], "it would be the code server's, too"
     accounts = {"dagster": values()["serviceAccount"], "code": code["serviceAccount"]}
     assert {name: (found["create"], found["name"]) for name, found in accounts.items()} == {
