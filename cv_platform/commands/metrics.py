@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -33,11 +34,16 @@ def metrics(
         typer.echo(exposition(measure(database)), nl=False)
         return
     server = make_server(host, port, lambda: measure(database))
+    signal.signal(signal.SIGTERM, _leave)  # a container's first process has no other way to be asked
     err.print(f"metrics at http://{host}:{server.server_address[1]}/metrics", markup=False)
     try:
         server.serve_forever()
     finally:
         server.server_close()
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(0)
 
 
 def make_server(host: str, port: int, look: Callable[[], Measures]) -> ThreadingHTTPServer:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -118,3 +121,14 @@ def test_dashboard_and_alerts_name_metrics_that_there_are(file: str) -> None:
     named = set(re.findall(r"\bcv_[a-z_]+", text)) - {"cv_platform"}
     assert named <= served
     assert len(named) > 5
+
+
+def test_it_ends_when_it_is_asked_to(database: Database) -> None:
+    """As a container's first process it gets no SIGTERM that it does not handle, and is killed after half a minute."""
+    environment = {**os.environ, "CV_PLATFORM_POSTGRES_URL": database.url}
+    command = [sys.executable, "-c", "from cv_platform.cli import main; main()", "metrics", "--port", "0"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "metrics at" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(timeout=30) == 0
