@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cv_platform.vision.detectors.onnx_batch import with_free_batch
+from cv_platform.vision.gpu.compiler import triton_works
 from cv_platform.vision.gpu.onnx_file import Node, OnnxGraph, read_onnx
 
 Operator = Callable[[Node, list[Any]], Any]
@@ -201,8 +201,8 @@ def _convolution(node: Node, inputs: list[Any]) -> Tensor:
 
 @cache
 def fused_kernels() -> Any:
-    """The module `fused`; None where triton is not installed."""
-    if find_spec("triton") is None:
+    """The module `fused`; None where triton is not installed, or cannot build."""
+    if not triton_works():
         return None
     from cv_platform.vision.gpu import fused
 
