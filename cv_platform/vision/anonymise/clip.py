@@ -190,8 +190,8 @@ def _write_and_check(
                 video = add_audio(video, source, folder / "with_audio.mp4", geometry)
         with _timed(seconds, "check"):
             check_output(
-                video, written, found, timescale=geometry.timescale, source=reader() if written.copied else None,
-                limits=policy.limits, should_stop=should_stop,
+                video, written, found, timescale=geometry.timescale, crf=policy.crf,
+                source=reader() if written.copied else None, limits=policy.limits, should_stop=should_stop,
                 progress=lambda done: said("check", done, found.frames),
             )  # fmt: skip
             left = extra_content(video, keep_audio=policy.audio == "keep")

@@ -1,0 +1,92 @@
+"""The check that what was to be hidden is hidden in the very file that was written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from av.video.frame import VideoFrame
+
+from cv_platform.vision.anonymise import AnonymisationFailed, AnonymisePolicy
+from cv_platform.vision.anonymise import clip as clip_module
+from cv_platform.vision.anonymise.clip import anonymise_clip
+from cv_platform.vision.anonymise.policy import Method
+from cv_platform.vision.anonymise.source import FrameReader
+from cv_platform.vision.classes import FACE
+from cv_platform.vision.detections import Detections
+from cv_platform.vision.video.limits import DEFAULT_LIMITS
+from cv_platform_tests.vision.anonymise.scripted import Picture, write_pictures
+
+BOX = (100, 80, 172, 160)
+
+
+class Told:
+    """Finds the one face that it was told of."""
+
+    classes = (FACE,)
+    version = "told"
+
+    def warmup(self) -> None:
+        """Nothing to load."""
+
+    def detect(self, frames: Sequence[Picture]) -> list[Detections]:
+        return [
+            Detections(np.array([BOX], np.float32) * frame.shape[1] / 320, np.array([0.9]), np.array([FACE]))
+            for frame in frames
+        ]
+
+
+class Idle:
+    """Hides nothing."""
+
+    def hide(self, picture: VideoFrame, regions: object) -> VideoFrame:
+        return picture
+
+
+def pictures(lightness: float, contrast: float) -> list[Picture]:
+    """A blotchy face, its grey levels about `lightness` and `contrast` away from it at most, on a ground of its own level."""
+    random = np.random.default_rng(1)
+    x1, y1, x2, y2 = BOX
+    blotches = cv2.resize(random.uniform(-1, 1, (9, 8)), (x2 - x1, y2 - y1), interpolation=cv2.INTER_CUBIC)
+    face = np.clip(lightness + contrast * np.clip(blotches, -1, 1), 0, 255)
+    made = []
+    for _ in range(16):
+        picture = np.full((240, 320, 3), lightness)
+        picture[y1:y2, x1:x2] = face[..., None]
+        made.append(np.clip(picture + random.normal(0, 3, picture.shape), 0, 255).astype(np.uint8))
+    return made
+
+
+@pytest.mark.parametrize(("lightness", "contrast"), [(6, 5), (14, 12), (120, 60)], ids=["black", "dark", "light"])
+def test_a_face_left_bare_is_noticed_however_dark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lightness: float, contrast: float
+) -> None:
+    source = write_pictures(tmp_path / "in.mp4", pictures(lightness, contrast))
+    write = clip_module.write_clip
+
+    def leave_bare(reader: FrameReader, destination: Path, **kwargs: Any) -> Any:
+        meant = write(reader, destination, **kwargs)
+        destination.unlink()
+        again = FrameReader(source, limits=DEFAULT_LIMITS, should_stop=lambda: False)
+        write(again, destination, **{**kwargs, "hider": Idle()})
+        return meant
+
+    monkeypatch.setattr(clip_module, "write_clip", leave_bare)
+    with pytest.raises(AnonymisationFailed) as failed:
+        anonymise_clip(source, tmp_path / "out.mp4", policy=AnonymisePolicy(), detector=Told(), verifier=Told())
+    assert failed.value.reason_code == "proof_failed"
+    assert failed.value.message == AnonymisationFailed("proof_failed").message
+    assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("method", ["solid", "mosaic", "blur"])
+@pytest.mark.parametrize("crf", [23, 40, 51])
+def test_what_encoding_changes_is_no_reason_for_doubt(tmp_path: Path, method: Method, crf: int) -> None:
+    source = write_pictures(tmp_path / "in.mp4", pictures(120, 100))
+    policy = AnonymisePolicy(method=method, crf=crf, mosaic_key=bytes(range(32)))
+    certificate = anonymise_clip(source, tmp_path / "out.mp4", policy=policy, detector=Told(), verifier=Told())
+    assert certificate.frames_touched == 16
