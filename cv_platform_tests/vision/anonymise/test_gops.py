@@ -13,6 +13,9 @@ import pytest
 
 from cv_platform.vision.anonymise import AnonymisePolicy, Certificate, h264
 from cv_platform.vision.anonymise.clip import anonymise_clip
+from cv_platform.vision.anonymise.gops import map_gops
+from cv_platform.vision.anonymise.scan import scan
+from cv_platform.vision.anonymise.source import FrameReader
 from cv_platform_tests.vision.anonymise.scripted import BrightSquares, Where, read_pictures, write_squares
 
 FRAMES = 100
@@ -139,6 +142,17 @@ def test_how_a_clip_is_made(tmp_path: Path, name: str) -> None:
     for number in range(FRAMES):
         for left, top, side in visitor(number):
             assert after[1][number][int(top) : int(top) + side, int(left) : int(left) + side].max() < 60
+
+
+@pytest.mark.parametrize("x264", [":intra-refresh=1", ":open-gop=1:bframes=2"])
+def test_a_group_starts_at_an_idr_whatever_the_container_flags(tmp_path: Path, x264: str) -> None:
+    """The check of the output would notice a wrong cut, too; here nothing is cut in the first place."""
+    source = flagged_without_idr(make(tmp_path / "in.mp4", x264=x264))
+    policy = AnonymisePolicy()
+    reader = FrameReader(source, limits=policy.limits, should_stop=lambda: False)
+    found = scan(reader, policy=policy, detector=BrightSquares(), verifier=None)
+    groups = map_gops(source, reader, found, policy.limits)
+    assert groups is None or [(gop.first, gop.last) for gop in groups.gops] == [(0, FRAMES - 1)]
 
 
 def test_the_first_detector_sees_every_frame_of_what_is_copied(tmp_path: Path) -> None:

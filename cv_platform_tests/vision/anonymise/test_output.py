@@ -48,7 +48,7 @@ class Idle:
 
 
 def pictures(lightness: float, contrast: float) -> list[Picture]:
-    """A blotchy face, its grey levels about `lightness` and `contrast` away from it at most, on a ground of its own level."""
+    """A blotchy face, its levels within `contrast` of `lightness`, on a ground of that lightness."""
     random = np.random.default_rng(1)
     x1, y1, x2, y2 = BOX
     blotches = cv2.resize(random.uniform(-1, 1, (9, 8)), (x2 - x1, y2 - y1), interpolation=cv2.INTER_CUBIC)

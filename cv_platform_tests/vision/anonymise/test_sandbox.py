@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cv_platform.vision import confined
 from cv_platform.vision.anonymise import AnonymisationFailed, AnonymisePolicy
+from cv_platform.vision.anonymise import sandbox as sandbox_module
+from cv_platform.vision.anonymise.policy import SECONDS_A_FRAME
 from cv_platform.vision.anonymise.sandbox import DetectorSpec, anonymise_clip_sandboxed
+from cv_platform.vision.video.limits import ClipLimits
 from cv_platform_tests.vision.anonymise.scripted import read_pictures, write_squares
 
 HERE = "cv_platform_tests.vision.anonymise.scripted"
@@ -62,3 +68,48 @@ def test_being_stopped_and_running_out_of_time(source: Path, tmp_path: Path, mon
             )  # fmt: skip
         assert caught.value.reason_code == reason
         assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
+
+
+class Telling:
+    """A child that tells of so many frames at each stage, then fails."""
+
+    def __init__(self, told: list[tuple[str, Any]]) -> None:
+        self._told = told
+        self.allowed_s = 0.0
+
+    def allow(self, seconds: float) -> None:
+        self.allowed_s += seconds
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        for stage, done in self._told:
+            yield {"event": "progress", "stage": stage, "done": done, "total": None}
+        yield {"event": "failed", "code": "damaged", "message": "enough"}
+
+
+@pytest.mark.parametrize(
+    ("told", "frames", "reason"),
+    [
+        ([("scan", 10), ("scan", 40)], 40, "damaged"),
+        ([("scan", 10), ("scan", 80)], 80, "damaged"),  # twice the clip, twice the time
+        ([("scan", 40), ("prove", 5), ("write", 40), ("check", 40)], 125, "damaged"),
+        ([("scan", 40), ("scan", 40), ("scan", 12), ("scan", 40)], 40, "damaged"),  # told again earns nothing
+        ([("scan", 90), ("scan", 101)], 90, "damaged"),  # more than a clip may have
+        ([("scan", 10), ("sleep", 90)], 10, "decoder_crashed"),
+        ([("scan", 10), ("scan", "90")], 10, "decoder_crashed"),
+    ],
+)
+def test_a_long_clip_gets_longer_by_the_frames_that_are_done(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[tuple[str, Any]], frames: int, reason: str
+) -> None:
+    child = Telling(told)
+
+    @contextmanager
+    def confined_child(*args: Any, **kwargs: Any) -> Iterator[Telling]:
+        yield child
+
+    monkeypatch.setattr(sandbox_module, "confined_child", confined_child)
+    policy = AnonymisePolicy(limits=ClipLimits(max_frames=100))
+    with pytest.raises(AnonymisationFailed) as caught:
+        anonymise_clip_sandboxed(source, tmp_path / "out.mp4", policy=policy, detector=SQUARES, verifier=None)
+    assert caught.value.reason_code == reason
+    assert child.allowed_s == pytest.approx(frames * SECONDS_A_FRAME)
