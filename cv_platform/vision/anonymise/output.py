@@ -28,9 +28,11 @@ _TOLERANCE = 14.0
 _RINGING_PX = 8
 _LEAST_CORE_PX = 8
 _USUAL_CRF = 23
-_CELL_TOLERANCE = 5.0
-_FLAT_DETAIL = 1.5
-_MORE_DETAIL = 3.5
+_CELL_TOLERANCE = 14.0
+_MORE_DETAIL = 8.0
+_LEAST_CELL_PX = 8.0
+_PLAIN_CELL_TOLERANCE = 5.0
+_MORE_DETAIL_THAN_NONE = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +43,13 @@ class Signature:
         coarse: level of each, uint8.
         levels, detail: the same, and the deviation within each, of what is no nearer to the region's edges than a block
             of the codec's reaches; None in a small region.
+        cell_px: shorter side of such a cell.
     """
 
     coarse: npt.NDArray[np.uint8]
     levels: npt.NDArray[np.float16] | None
     detail: npt.NDArray[np.float16] | None
+    cell_px: float = 0.0
 
 
 @dataclass
@@ -188,14 +192,14 @@ def video_format(geometry: Geometry) -> VideoFormat:
 def signature(luma: npt.NDArray[np.uint8], region: Region) -> Signature:
     """How the region looks now: survives encoding, does not survive a face left bare."""
     part = np.ascontiguousarray(luma[region.y1 : region.y2, region.x1 : region.x2])
-    coarse = np.asarray(cv2.resize(part, _CELLS, interpolation=cv2.INTER_AREA))
+    coarse = np.asarray(cv2.resize(part, _CELLS, interpolation=cv2.INTER_AREA), np.uint8)
     core = np.ascontiguousarray(part[_RINGING_PX:-_RINGING_PX, _RINGING_PX:-_RINGING_PX], np.float32)
     if min(core.shape) < _LEAST_CORE_PX:
         return Signature(coarse, None, None)
     levels = cv2.resize(core, _CELLS, interpolation=cv2.INTER_AREA)
     squares = cv2.resize(core * core, _CELLS, interpolation=cv2.INTER_AREA)
     detail = np.sqrt(np.maximum(squares - levels * levels, 0))
-    return Signature(coarse, levels.astype(np.float16), detail.astype(np.float16))
+    return Signature(coarse, levels.astype(np.float16), detail.astype(np.float16), min(core.shape) / _CELLS[0])
 
 
 def still_hidden(seen: Signature, meant: Signature, *, crf: int) -> bool:
@@ -209,7 +213,11 @@ def still_hidden(seen: Signature, meant: Signature, *, crf: int) -> bool:
     if seen.levels is None or seen.detail is None or meant.levels is None or meant.detail is None:
         return seen.levels is meant.levels
     coarser = 2 ** (max(0, crf - _USUAL_CRF) / 6)  # x264's quantiser doubles every six steps
-    levels = np.abs(seen.levels.astype(np.float32) - meant.levels)
+    plain = not meant.detail.any() and float(np.ptp(meant.levels)) == 0
+    if not plain and meant.cell_px < _LEAST_CELL_PX:
+        return True
+    most_away = (_PLAIN_CELL_TOLERANCE if plain else _CELL_TOLERANCE) * coarser
+    most_more = (_MORE_DETAIL_THAN_NONE if plain else _MORE_DETAIL) * coarser
+    away = np.abs(seen.levels.astype(np.float32) - meant.levels)
     more = seen.detail.astype(np.float32) - meant.detail
-    allowed = (_FLAT_DETAIL + np.minimum(meant.detail.astype(np.float32), _MORE_DETAIL)) * coarser
-    return bool((levels <= _CELL_TOLERANCE * coarser).all() and (more <= allowed).all())
+    return bool((away <= most_away).all() and (more <= most_more).all())
