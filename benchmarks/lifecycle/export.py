@@ -7,13 +7,11 @@ The same as `python -m benchmarks.warehouse export`, which says how it is measur
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from benchmarks import warehouse
+from benchmarks.warehouse.__main__ import main as measure
 
 
 def main(argv: Sequence[str]) -> None:
     """Measure and print."""
-    sys.argv = ["benchmarks.warehouse", "export", *argv]
-    warehouse.main()
+    measure(["export", *argv])
