@@ -17,13 +17,15 @@ def expire_data(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platf
 
     opened = platform.open(run_id=context.run_id, log=context.log)
     done = expire_now(opened)
-    classes = keep_storage_classes(opened.cold)
+    classes = keep_storage_classes(opened.database, opened.cold, opened.restricted)
     context.add_output_metadata({**done.counts(), "quotas not kept": len(done.alarms), **classes.told()})
     if classes.late:
-        context.log.warning(f"S3 did not move {classes.late} of {classes.looked_at} objects whose rule is past due")
-    if done.alarms:
+        context.log.warning(f"S3 did not move {classes.late} of {classes.due} objects whose rule is past due")
+    if classes.unknown is not None:
+        context.log.warning(classes.unknown)
+    if alarms := [*done.alarms, *classes.alarms]:
         # All has been done that could be; a person must decide now.
-        raise dg.Failure("; ".join(done.alarms), allow_retries=False)
+        raise dg.Failure("; ".join(alarms), allow_retries=False)
 
 
 @dg.job(description="Deletes what is past its term, by policy and holds.", tags={"cv/graph": "lifecycle"})

@@ -21,6 +21,7 @@ from cv_platform.storage.database import Database
 from cv_platform.storage.hot_stream import LiveDetection, LiveFrame, LiveStream
 from cv_platform.storage.ledger.clip_keys import destroy_keys
 from cv_platform.storage.ledger.registration import Upload, register_uploads
+from cv_platform_tests.conftest import S3Server
 from cv_platform_tests.defs.conftest import noon
 
 CAMERA = "lobby-west"
@@ -78,6 +79,21 @@ def test_expire_and_reconcile_count_and_a_quota_that_only_holds_fill_fails(
     found = records(instance)
     assert CAMERA not in found
     assert key not in found
+
+
+def test_expire_fails_where_a_lifecycle_rule_of_others_would_delete_what_may_be_held(
+    light: Settings, s3_server: S3Server, instance: dg.DagsterInstance
+) -> None:
+    store = {"object_store_url": f"s3://{s3_server.bucket}/cold", "s3_endpoint_url": s3_server.endpoint_url}
+    platform = PlatformResource(light.model_copy(update=store))
+    assert expire.execute_in_process(instance=instance, resources={"platform": platform}).success
+    rule = {"ID": "tidy up", "Status": "Enabled", "Filter": {}, "Expiration": {"Days": 9}}
+    s3_server.client().put_bucket_lifecycle_configuration(
+        Bucket=s3_server.bucket, LifecycleConfiguration={"Rules": [rule]}
+    )
+    result = expire.execute_in_process(instance=instance, resources={"platform": platform}, raise_on_error=False)
+    [failure] = result.get_failed_step_keys()
+    assert "'tidy up'" in str(result.failure_data_for_node(failure))
 
 
 def test_the_table_of_keys_is_written_anew_where_a_key_was_destroyed_since(
