@@ -111,7 +111,9 @@ class Settings(BaseSettings):
         description="The tracker's parameters, `NAME=VALUE` joined by `,`, such as `max_age=30,match_threshold=0.25`;"
         " empty: its own defaults. Its class says which there are.",
     )
-    track_gap_s: PositiveFloat = Field(10.0, description="A gap between clips over this starts a new segment.")
+    track_gap_s: float = Field(
+        10.0, gt=0, le=86_400, description="A gap between clips over this starts a new segment; a day at most."
+    )
 
     # analysts
     suppression_k: PositiveInt = Field(5, description="Cells of the aggregate marts under this count are suppressed.")

@@ -127,10 +127,16 @@ def bring_back(platform: Platform, scope: ErasureScope) -> None:
 
     What is left of them goes cold again by itself. Raises ColdFileDamaged.
     """
-    with platform.database.transaction() as connection:
-        days = erasure_scope.cold_days(connection, scope)
-    for camera_id, of_camera in days.items():
-        platform.cold.purge(cold_rows.bring_back(platform, camera_id, of_camera).keys)
+    done: set[tuple[str, date]] = set()
+    while True:
+        with platform.database.transaction() as connection:
+            days = erasure_scope.cold_days(connection, scope)
+        new = {(camera_id, day) for camera_id, of_camera in days.items() for day in of_camera} - done
+        if not new:
+            return
+        for camera_id, of_camera in days.items():
+            platform.cold.purge(cold_rows.bring_back(platform, camera_id, of_camera).keys)
+        done |= new
 
 
 @contextmanager

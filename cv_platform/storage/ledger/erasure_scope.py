@@ -120,7 +120,7 @@ def cameras_in(connection: Connection, scope: ErasureScope) -> list[str]:
 
 
 def cold_days(connection: Connection, scope: ErasureScope) -> dict[str, list[date]]:
-    """Days of a scope that are cold, by camera."""
+    """Days of a scope that are cold, by camera. Of a track there may be more once these are warm."""
     if scope.kind == "clip":
         clip = connection.execute(
             "SELECT camera_id, captured_at, duration_s, published_key FROM cv.clips WHERE clip_id = %s"
@@ -131,13 +131,40 @@ def cold_days(connection: Connection, scope: ErasureScope) -> dict[str, list[dat
             return {}
         found = {clip[0]: cold_camera_days(connection, clip[0], days_of(clip[1], clip[2]), told_by=clip[3])}
     else:
-        begins = midnight(scope.track_day) if scope.track_day is not None else scope.starts_at
+        if scope.track_day is not None:
+            begins, ends = midnight(scope.track_day), _track_ends(connection, scope)
+        else:
+            assert scope.starts_at is not None
+            assert scope.ends_at is not None
+            begins, ends = scope.starts_at, scope.ends_at
         # A clip that lasts into the interval may have begun the day before.
-        start = None if begins is None else begins - timedelta(days=1)
+        start = begins - timedelta(days=1)
         found = {}
-        for file in live_files(connection, cameras=cameras_in(connection, scope), start=start, end=scope.ends_at):
+        for file in live_files(connection, cameras=cameras_in(connection, scope), start=start, end=ends):
             found.setdefault(file.camera_id, []).append(file.day)
     return {camera_id: sorted(set(days)) for camera_id, days in found.items() if days}
+
+
+def _track_ends(connection: Connection, scope: ErasureScope) -> datetime:
+    """A moment at which a track has surely ended: behind the day after the last one that is known to have seen it.
+
+    `track_gap_s`, a day at most, parts what is seen later, so a track misses no whole day. Which days saw it, its warm
+    rows say, and, where an erasure under way has deleted some of them, the clips that it listed. Days that are cold
+    still may have seen it too: the one behind the last known day is among those that are asked for, so whoever brings
+    days back and asks again gets to the end.
+    """
+    row = connection.execute(
+        "SELECT greatest(%(track_day)s::date,"
+        " (SELECT max(last_seen_at AT TIME ZONE 'UTC')::date FROM warehouse.tracks WHERE camera_id = %(camera_id)s"
+        " AND track_day = %(track_day)s AND track_id = %(track_id)s"
+        " AND \"timestamp\" >= %(track_day)s::timestamp AT TIME ZONE 'UTC'),"
+        " (SELECT max(l.capture_date) FROM cv.erasures e JOIN cv.erasure_clips l USING (request_id)"
+        " WHERE e.kind = 'track' AND e.camera_id = %(camera_id)s AND e.track_day = %(track_day)s"
+        " AND e.track_id = %(track_id)s))",
+        scope.values(),
+    ).fetchone()
+    assert row is not None
+    return midnight(row[0]) + timedelta(days=2)
 
 
 def cold_days_locked(connection: Connection, scope: ErasureScope) -> dict[str, list[date]]:
