@@ -78,8 +78,7 @@ def load_day(database: Database, day: date, cameras: int, *, clips: int, rows: i
                 found = some_rows(rng, day, rows, first_us=number * span_us, span_us=span_us)
                 key = f"blurred/{number:02x}/{uuid.UUID(int=number * cameras + camera)}.mp4"
                 copy_bytes(connection, table, on_the_wire(f"cam{camera:02}", key, found))
-        connection.execute(f'ALTER TABLE {table} ADD PRIMARY KEY (id, "timestamp")')
-        connection.execute(f'CREATE INDEX ON {table} (camera_id, "timestamp" DESC)')
+        connection.execute(f'ALTER TABLE {table} ADD PRIMARY KEY (camera_id, "timestamp", id)')
         connection.execute(f'CREATE INDEX ON {table} (class_id, "timestamp" DESC)')
         connection.execute(
             f"ALTER TABLE warehouse.detections ATTACH PARTITION {table}"

@@ -36,9 +36,9 @@ def write_live(connection: Connection, frames: Sequence[LiveFrame]) -> int:
     ):
         for row in rows:
             copy.write_row(row)
-    # In order: two drains that have the same rows wait for each other, and do not block each other.
+    # In the key's order: two drains that have the same rows wait for each other, and do not block each other.
     return connection.execute(
         'INSERT INTO warehouse.detections (id, camera_id, "timestamp", class_id, confidence, bbox, clip_s3_key)'
-        " SELECT DISTINCT ON (at, id) id, camera_id, at, class_id, confidence, bbox, clip_s3_key FROM live_rows"
-        " ORDER BY at, id ON CONFLICT DO NOTHING"
+        " SELECT DISTINCT ON (camera_id, at, id) id, camera_id, at, class_id, confidence, bbox, clip_s3_key"
+        ' FROM live_rows ORDER BY camera_id, at, id ON CONFLICT (camera_id, "timestamp", id) DO NOTHING'
     ).rowcount

@@ -96,3 +96,75 @@ def test_a_writer_of_one_day_does_not_wait_for_another_days_making(database_url:
         maker.execute("SELECT warehouse.ensure_day('2026-03-02')")
         maker.commit()
         writer.commit()
+
+
+CAMERA_PAGE = (
+    "SELECT id FROM warehouse.detections WHERE camera_id = 'b' AND \"timestamp\" >= '2026-03-01'"
+    ' AND "timestamp" < \'2026-03-04\' ORDER BY "timestamp" DESC LIMIT 100'
+)
+
+
+def columns_of_key(connection: psycopg.Connection[tuple[object, ...]]) -> dict[str, str]:
+    """The definition of the primary key of detections and of each of its days."""
+    rows = connection.execute(
+        "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'p'"
+        " AND conrelid::regclass::text LIKE 'warehouse.detections%'"
+    ).fetchall()
+    return {str(table): str(definition) for table, definition in rows}
+
+
+def test_detections_get_their_new_key_with_what_they_hold(empty_database_url: str) -> None:
+    """Day 1 has its index from before, day 2 one that was broken off, day 3 none, day 4 one of other columns."""
+    migrate(empty_database_url, to="0010")
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("SET timezone = 'UTC'")
+        for n in (1, 2, 3, 4):
+            connection.execute("SELECT warehouse.ensure_day(%s::date)", [f"2026-03-0{n}"])
+        connection.execute(
+            "INSERT INTO warehouse.detections"
+            " SELECT gen_random_uuid(), c, t + n * interval '1 s', n, 0.5, '{0,0,1,1}', n, 'k'"
+            " FROM unnest('{a,b}'::text[]) c, generate_series(1, 50) n,"
+            " generate_series('2026-03-01'::timestamptz, '2026-03-04', '1 day') t"
+        )
+        for n, columns in ((1, 'camera_id, "timestamp", id'), (2, 'camera_id, "timestamp", id'), (4, "id, camera_id")):
+            connection.execute(
+                f"CREATE UNIQUE INDEX CONCURRENTLY detections_2026030{n}_next_key"
+                f" ON warehouse.detections_2026030{n} ({columns})"
+            )
+        connection.execute(
+            "UPDATE pg_index SET indisvalid = false"
+            " WHERE indexrelid = 'warehouse.detections_20260302_next_key'::regclass"
+        )
+        (ready,) = connection.execute(
+            "SELECT relfilenode FROM pg_class WHERE relname = 'detections_20260301_next_key'"
+        ).fetchone() or (None,)
+        before = connection.execute("SELECT * FROM warehouse.detections ORDER BY id").fetchall()
+        page = connection.execute(CAMERA_PAGE).fetchall()
+
+    migrate(empty_database_url)
+
+    with psycopg.connect(empty_database_url) as connection:
+        connection.execute("SET timezone = 'UTC'")
+        assert connection.execute("SELECT * FROM warehouse.detections ORDER BY id").fetchall() == before
+        connection.execute("SELECT warehouse.ensure_day('2026-03-05')")
+        key = 'PRIMARY KEY (camera_id, "timestamp", id)'
+        assert columns_of_key(connection) == {
+            "warehouse.detections": key,
+            **{f"warehouse.detections_2026030{n}": key for n in (1, 2, 3, 4, 5)},
+        }
+        assert connection.execute(
+            "SELECT relfilenode FROM pg_class WHERE relname = 'detections_20260301_pkey'"
+        ).fetchone() == (ready,)
+        left = connection.execute(
+            "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid::regclass::text ~ '^warehouse.detections'"
+            " AND (NOT indisvalid OR indexrelid::regclass::text ~ 'next_key|camera')"
+        ).fetchall()
+        assert left == []
+        # With so few rows the planner would rather read them all.
+        connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+        plan = "\n".join(str(line) for (line,) in connection.execute(f"EXPLAIN (COSTS OFF) {CAMERA_PAGE}"))
+        assert "Scan Backward using detections_20260303_pkey" in plan
+        assert "Sort" not in plan
+        assert connection.execute(CAMERA_PAGE).fetchall() == page
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            connection.execute("INSERT INTO warehouse.detections SELECT * FROM warehouse.detections LIMIT 1")

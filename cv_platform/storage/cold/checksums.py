@@ -1,7 +1,7 @@
 """How many rows there are and a checksum over every column, of the warm side by a query and of a file by reading it.
 
 A row's hash runs through all of its columns; the rows' hashes are joined by XOR, so that their order does not matter.
-Ids are unique, so that no two rows take each other out.
+No two rows are the same (the table's key sees to it), so that none take each other out.
 """
 
 from __future__ import annotations

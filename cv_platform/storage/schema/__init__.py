@@ -15,8 +15,12 @@ VERSION_TABLE = "schema_version"
 _MIGRATION_LOCK = 7_251_903_318
 
 
-def migrate(url: str) -> None:
-    """Bring the database at `url` (`postgresql://…`) to the newest schema; returns at once where it is there."""
+def migrate(url: str, *, to: str = "head") -> None:
+    """Bring the database at `url` (`postgresql://…`) to the newest schema; returns at once where it is there.
+
+    Args:
+        to: a migration to stop behind, such as "0010": for tests of those that follow.
+    """
     engine = sqlalchemy.create_engine(
         sqlalchemy.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sqlalchemy.NullPool
     )
@@ -26,7 +30,7 @@ def migrate(url: str) -> None:
         # The lock is the transaction's: it goes with the connection, however that ends.
         connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:n)"), {"n": _MIGRATION_LOCK})
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, to)
     engine.dispose()
 
 
