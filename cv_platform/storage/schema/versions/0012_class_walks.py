@@ -5,7 +5,7 @@ from __future__ import annotations
 from cv_platform.storage.schema.script import execute_script
 
 revision = "0012"
-down_revision = "0010"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
