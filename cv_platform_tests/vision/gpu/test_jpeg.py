@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -45,8 +46,24 @@ def test_a_shard_cut_short_is_refused(keep: int) -> None:
 
 def test_files_lie_side_by_side() -> None:
     files = [frame.jpeg for frame in shard_frames(shard())]
-    assert [bytes(tensor.numpy()) for tensor in _side_by_side(files)] == files
-    assert _side_by_side([]) == []
+    for some in (files, files[:1], files * 3):  # less than there was room for, and more
+        assert [bytes(tensor.numpy()) for tensor in _side_by_side(some, "cpu")] == some
+    assert _side_by_side([], "cpu") == []
+
+
+def test_threads_lay_files_into_blocks_of_their_own() -> None:
+    files = [frame.jpeg for frame in shard_frames(shard())]
+    ours = _side_by_side(files, "cpu")
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(_side_by_side, files[::-1], "cpu").result()
+    assert [bytes(tensor.numpy()) for tensor in ours] == files
+    assert [bytes(tensor.numpy()) for tensor in theirs] == files[::-1]
+
+
+@pytest.mark.parametrize("stored", [b"0000000\0", b"777777\0 ", b"notanum\0"])
+def test_a_header_that_does_not_sum_up_is_left_to_the_tar_reader(stored: bytes) -> None:
+    with pytest.raises(ValueError, match="damaged"):
+        list(shard_frames(shard()[:148] + stored + shard()[156:]))
 
 
 def test_what_is_no_jpeg_or_too_large_never_reaches_the_decoder() -> None:
