@@ -89,7 +89,9 @@ class Settings(BaseSettings):
     max_clip_bytes: PositiveInt = Field(4 * 2**30, description="Largest clip, bytes.")
     max_clip_duration_s: PositiveFloat = Field(4 * 3600.0, description="Longest clip, seconds.")
     max_clip_pixels: PositiveInt = Field(4096 * 4096, description="Most pixels a frame.")
-    decode_timeout_s: PositiveFloat = Field(3600.0, description="Longest time one clip may spend in a decoder.")
+    decode_timeout_s: PositiveFloat = Field(
+        3600.0, description="Longest time one clip may spend in a decoder; each frame that comes of it adds 0.25 s."
+    )
     max_clock_skew_s: float = Field(300.0, ge=0, description="How far in the future a capture time may lie.")
 
     # models

@@ -16,8 +16,6 @@ SWEEP_TILE: Final = 1280
 """Longest side of what the detector is ever shown, pixels."""
 FAINT: Final = 0.3
 """What the verifier reports down to, where it may."""
-SECONDS_A_FRAME: Final = 0.25
-"""What each frame adds to the time that a clip may take, at each stage: slow is not stuck."""
 
 Polygon = tuple[tuple[float, float], ...]
 

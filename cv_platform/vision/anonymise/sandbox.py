@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from cv_platform.vision.anonymise.certificate import Certificate
 from cv_platform.vision.anonymise.failures import REASONS, AnonymisationFailed
-from cv_platform.vision.anonymise.policy import SECONDS_A_FRAME, AnonymisePolicy, policy_to_json
+from cv_platform.vision.anonymise.policy import AnonymisePolicy, policy_to_json
 from cv_platform.vision.confined import ChildOutOfTime, ChildStopped, ChildTakenOver, Ending, confined_child
+from cv_platform.vision.video.deadline import SECONDS_A_FRAME
 
 STAGES: Final = ("scan", "prove", "write", "check")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from av.video.stream import VideoStream
 
 from cv_platform.vision.anonymise.failures import AnonymisationFailed
 from cv_platform.vision.anonymise.mp4 import IDENTITY_MATRIX
-from cv_platform.vision.anonymise.policy import SECONDS_A_FRAME
+from cv_platform.vision.video.deadline import Deadline
 from cv_platform.vision.video.limits import ClipLimits, ClipRejected
 from cv_platform.vision.video.probe import open_clip, upright_rotation
 
@@ -133,10 +132,7 @@ class FrameReader:
 
     def _frames(self) -> Iterator[ClipFrame]:
         limits = self._limits
-        deadline = time.monotonic() + limits.decode_timeout_s
-        # what those who take the frames spend is no time of the decoder's, and each frame earns some: an hour's clip
-        # may take longer than an hour, one that the decoder hangs on may not
-        waited = 0.0
+        deadline = Deadline(limits)
         packets_read = index = 0
         first_tick: int | None = None
         last_tick: int | None = None
@@ -148,8 +144,6 @@ class FrameReader:
             factor, timescale = _ticks(Fraction(stream.time_base or Fraction(1, 90_000)))
             packets = clip.packets()
             while True:
-                deadline += waited
-                waited = 0.0
                 try:
                     packet = next(packets)
                 except StopIteration:
@@ -168,11 +162,11 @@ class FrameReader:
                         limits.check_size(context.width, context.height)
                     self.damaged += 1
                     frames = []
-                if time.monotonic() > deadline:
-                    raise ClipRejected("decode_timeout")
+                deadline.check()
                 if self._should_stop():
                     raise AnonymisationFailed("stopped")
                 for frame in frames:
+                    deadline.earn()
                     limits.check_size(frame.width, frame.height)
                     limits.check_frames(index + 1)
                     self.damaged += frame.is_corrupt
@@ -194,9 +188,8 @@ class FrameReader:
                     limits.check_duration((tick - first_tick) / timescale)
                     last_tick = tick
                     ready = ClipFrame(index, tick, self._uniform(frame, geometry))
-                    given = time.monotonic()
-                    yield ready
-                    waited += time.monotonic() - given + SECONDS_A_FRAME
+                    with deadline:
+                        yield ready
                     index += 1
         if not index:
             raise ClipRejected("no_frames")

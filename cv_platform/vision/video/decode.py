@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 
+from cv_platform.vision.video.deadline import Deadline
 from cv_platform.vision.video.limits import DEFAULT_LIMITS, ClipLimits, ClipRejected
 from cv_platform.vision.video.probe import ClipFacts, OpenClip, open_clip, upright_rotation
 
@@ -157,7 +157,7 @@ class ClipDecoder:
     def _frames(self) -> Iterator[tuple[VideoFrame, Fraction]]:
         """Every frame with its time since the first, in order; the limits are checked on each."""
         tally, limits = self.tally, self._limits
-        deadline = time.monotonic() + limits.decode_timeout_s
+        deadline = Deadline(limits)
         packets = self._clip.packets()
         previous: Fraction | None = None
         while True:
@@ -179,11 +179,9 @@ class ClipDecoder:
                 self._check_context_size()
                 tally.damaged += 1
                 frames = []
-            if time.monotonic() > deadline:
-                raise ClipRejected(
-                    "decode_timeout", f"decoding took more than the {limits.decode_timeout_s:,.0f} s that are allowed"
-                )
+            deadline.check()
             for frame in frames:
+                deadline.earn()
                 limits.check_size(frame.width, frame.height)
                 tally.decoded += 1
                 limits.check_frames(tally.decoded)
@@ -194,7 +192,8 @@ class ClipDecoder:
                     continue
                 limits.check_duration(float(pts_s))
                 previous = tally.last_pts_s = pts_s
-                yield frame, pts_s
+                with deadline:
+                    yield frame, pts_s
 
     def _time(self, frame: VideoFrame, previous: Fraction | None) -> Fraction | None:
         """Seconds since the first frame; a frame without a timestamp follows the one before it at the clip's rate."""

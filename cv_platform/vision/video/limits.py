@@ -56,7 +56,7 @@ class ClipLimits:
         max_pixels: width × height of any frame.
         min_side_px: shorter side of its frames; below it nothing can be seen, and no H.264 encoder takes it.
         max_frames: frames decoded (not sampled).
-        decode_timeout_s: seconds of wall clock, and of processor time, for one clip.
+        decode_timeout_s: seconds that decoding may take before a frame comes of it; each frame adds some (`deadline`).
         max_memory_bytes: address space of the decoding process.
         max_damaged_share: share of packets that may fail to decode, 0..1.
     """

@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from fractions import Fraction
 from math import ceil, floor
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import av.error
 from av.bitstream import BitStreamFilterContext
 
+from cv_platform.vision.video.deadline import Deadline
 from cv_platform.vision.video.decode import DecodeTally, SampledFrame, SamplingGrid, decode_sampled
 from cv_platform.vision.video.limits import DEFAULT_LIMITS, ClipLimits, ClipRejected
 from cv_platform.vision.video.nvdec_sessions import SESSIONS, NvdecFailed, NvdecSession, NvdecSessions
@@ -207,7 +207,7 @@ class NvdecDecoder:
     def _frames(self) -> Iterator[tuple[Any, Fraction]]:
         """The sampled frames with their times since the first, in order; the limits are checked on every frame."""
         tally, limits, tick_s = self.tally, self._limits, self._tick_s
-        deadline = time.monotonic() + limits.decode_timeout_s
+        deadline = Deadline(limits)
         # most frames are not sampled: for those whole ticks are compared, which is far cheaper than fractions
         last_allowed = floor(limits.max_duration_s / tick_s)
         origin: int | None = None
@@ -217,10 +217,8 @@ class NvdecDecoder:
             limits.check_size(width, rows * 2 // 3)
             tally.decoded += 1
             limits.check_frames(tally.decoded)
-            if time.monotonic() > deadline:
-                raise ClipRejected(
-                    "decode_timeout", f"decoding took more than the {limits.decode_timeout_s:,.0f} s that are allowed"
-                )
+            deadline.check()
+            deadline.earn()
             origin = frame.timestamp if origin is None else origin
             ticks = frame.timestamp - origin
             if ticks <= previous:
@@ -236,7 +234,8 @@ class NvdecDecoder:
                 if not self._grid.takes(pts_s):
                     continue
                 due = ceil(self._grid.next_s / tick_s)
-            yield frame, pts_s
+            with deadline:
+                yield frame, pts_s
         tally.last_pts_s = max(previous, 0) * tick_s
 
     def _decoded(self) -> Iterator[Any]:

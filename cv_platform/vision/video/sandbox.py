@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cv_platform.vision.confined import ChildOutOfTime, ChildStopped, ChildTakenOver, Ending, confined_child
+from cv_platform.vision.video.deadline import SECONDS_A_FRAME, longest_s, out_of_time
 from cv_platform.vision.video.limits import DEFAULT_LIMITS, REASONS, ClipLimits, ClipRejected
 from cv_platform.vision.video.probe import ClipFacts
 from cv_platform.vision.video.shards import JPEG_QUALITY
@@ -69,7 +70,7 @@ def probe_clip_sandboxed(source: Path, *, limits: ClipLimits = DEFAULT_LIMITS) -
         OSError: the file cannot be read.
     """
     timeout_s = min(limits.decode_timeout_s, PROBE_TIMEOUT_S)
-    request = {"source": _readable(source), "shard": None}
+    request = {"source": _readable(source), "shard": None, "cpu_s": timeout_s}
     facts, _ = _run(request, limits, timeout_s, None, None)
     return facts
 
@@ -93,7 +94,8 @@ def extract_frames(
         shard: where to write; appears only when whole, readable by this user alone.
         fps: frames a second to sample (see `decode.decode_sampled`).
         long_side: pixels to which a frame's longer side is shrunk, never enlarged.
-        limits: what is accepted; `decode_timeout_s` is wall clock and processor time, here.
+        limits: what is accepted; `decode_timeout_s` is wall clock, here, and `deadline.SECONDS_A_FRAME` more for each
+            frame that the child tells of, up to `max_frames`.
         jpeg_quality: 1 to 100.
         threads: of the decoder; 0 lets it take all cores.
         on_progress: called about once a second with the number of frames written so far.
@@ -114,6 +116,8 @@ def extract_frames(
         "long_side": long_side,
         "jpeg_quality": jpeg_quality,
         "threads": threads,
+        # the clock on the wall ends it, and it does not outlive this process: a backstop
+        "cpu_s": longest_s(limits) * (threads or os.cpu_count() or 1),
     }
     try:
         facts, done = _run(request, limits, limits.decode_timeout_s, on_progress, should_stop)
@@ -145,14 +149,22 @@ def _run(
         should_stop=should_stop,
     )
     facts: ClipFacts | None = None
+    decoded = 0
     try:
         with worker as child:
             for event in child.events():
                 match event.pop("event"):
                     case "facts":
                         facts = ClipFacts.from_dict(event)
-                    case "progress" if on_progress is not None:
-                        on_progress(int(event["frames"]))
+                    case "progress":
+                        frames, so_far = event["frames"], event["decoded"]
+                        if not isinstance(frames, int) or not isinstance(so_far, int):
+                            raise ChildTakenOver
+                        if decoded < so_far <= limits.max_frames:
+                            child.allow((so_far - decoded) * SECONDS_A_FRAME)
+                            decoded = so_far
+                        if on_progress is not None:
+                            on_progress(frames)
                     case "rejected":
                         code = event["code"] if event["code"] in REASONS else "not_a_video"
                         raise ClipRejected(code, event["message"])
@@ -166,9 +178,7 @@ def _run(
     except ChildTakenOver:
         raise ClipRejected("decoder_crashed") from None
     except ChildOutOfTime:
-        raise ClipRejected(
-            "decode_timeout", f"decoding took more than the {timeout_s:,.0f} s that are allowed"
-        ) from None
+        raise ClipRejected("decode_timeout", out_of_time(timeout_s + decoded * SECONDS_A_FRAME)) from None
 
 
 def _verdict(ending: Ending, code: int) -> Exception:

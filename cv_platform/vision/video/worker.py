@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import sys
 import time
 from pathlib import Path
@@ -30,9 +29,7 @@ def main() -> int:
 
 
 def _limits(request: dict[str, Any]) -> tuple[int, float]:
-    limits = request["limits"]
-    threads = request.get("threads", 1) or os.cpu_count() or 1
-    return limits["max_memory_bytes"], limits["decode_timeout_s"] * threads
+    return request["limits"]["max_memory_bytes"], request["cpu_s"]
 
 
 def _serve(request: dict[str, Any], say: Say) -> None:
@@ -74,7 +71,7 @@ def _extract(request: dict[str, Any], source: Path, limits: ClipLimits, say: Say
                     writer.add(frame)
                     if time.monotonic() - reported > _PROGRESS_INTERVAL_S:
                         reported = time.monotonic()
-                        say("progress", frames=writer.frames)
+                        say("progress", frames=writer.frames, decoded=decoder.tally.decoded)
         say("facts", **decoder.facts.as_dict())
         tally = decoder.tally
         say(

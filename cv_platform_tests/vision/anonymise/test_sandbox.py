@@ -12,8 +12,8 @@ import pytest
 from cv_platform.vision import confined
 from cv_platform.vision.anonymise import AnonymisationFailed, AnonymisePolicy
 from cv_platform.vision.anonymise import sandbox as sandbox_module
-from cv_platform.vision.anonymise.policy import SECONDS_A_FRAME
 from cv_platform.vision.anonymise.sandbox import DetectorSpec, anonymise_clip_sandboxed
+from cv_platform.vision.video.deadline import SECONDS_A_FRAME
 from cv_platform.vision.video.limits import ClipLimits
 from cv_platform_tests.vision.anonymise.scripted import read_pictures, write_squares
 

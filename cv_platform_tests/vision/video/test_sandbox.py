@@ -5,8 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,6 +17,8 @@ import psutil
 import pytest
 
 from cv_platform.vision import confined
+from cv_platform.vision.video import sandbox as sandbox_module
+from cv_platform.vision.video.deadline import SECONDS_A_FRAME
 from cv_platform.vision.video.limits import ClipLimits, ClipRejected
 from cv_platform.vision.video.probe import probe_clip
 from cv_platform.vision.video.sandbox import (
@@ -165,12 +170,66 @@ def test_the_child_holds_no_secret_and_is_confined(long_clip, tmp_path, monkeypa
         extract_frames(
             long_clip,
             tmp_path / "s.tar",
-            limits=ClipLimits(decode_timeout_s=60, max_memory_bytes=2**31),
+            limits=ClipLimits(decode_timeout_s=60, max_frames=400, max_memory_bytes=2**31),
             should_stop=on_worker(look),
         )
     ((environment, limits),) = seen
     assert not [name for name in environment if "AWS" in name or "CV_PLATFORM" in name]
-    assert limits == {"RLIMIT_CORE": (0, 0), "RLIMIT_AS": (2**31, 2**31), "RLIMIT_CPU": (65, 70)}
+    assert limits == {"RLIMIT_CORE": (0, 0), "RLIMIT_AS": (2**31, 2**31), "RLIMIT_CPU": (165, 170)}
+
+
+class Telling:
+    """A child that tells of (frames written, frames decoded), then refuses the clip."""
+
+    def __init__(self, told: list[tuple[Any, Any]]) -> None:
+        self._told = told
+        self.allowed_s = 0.0
+
+    def allow(self, seconds: float) -> None:
+        self.allowed_s += seconds
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        for frames, decoded in self._told:
+            yield {"event": "progress", "frames": frames, "decoded": decoded}
+        yield {"event": "rejected", "code": "damaged", "message": "enough"}
+
+
+@pytest.mark.parametrize(
+    ("told", "frames", "reason"),
+    [
+        ([(1, 10), (4, 40)], 40, "damaged"),
+        ([(1, 10), (8, 80)], 80, "damaged"),  # twice the clip, twice the time
+        ([(4, 40), (5, 40), (6, 12), (7, 40)], 40, "damaged"),  # told again earns nothing
+        ([(9, 90), (10, 101)], 90, "damaged"),  # more than a clip may have
+        ([(1, 10), (2, "90")], 10, "decoder_crashed"),
+    ],
+)
+def test_a_long_clip_gets_longer_by_the_frames_that_are_decoded(
+    clip, tmp_path, monkeypatch, told: list[tuple[Any, Any]], frames: int, reason: str
+) -> None:
+    child = Telling(told)
+
+    @contextmanager
+    def confined_child(*args: Any, **kwargs: Any) -> Iterator[Telling]:
+        yield child
+
+    monkeypatch.setattr(sandbox_module, "confined_child", confined_child)
+    with pytest.raises(ClipRejected) as refused:
+        extract_frames(clip, tmp_path / "s.tar", limits=ClipLimits(max_frames=100))
+    assert refused.value.reason_code == reason
+    assert child.allowed_s == pytest.approx(frames * SECONDS_A_FRAME)
+
+
+def test_the_child_tells_of_every_frame_that_it_decodes(long_clip, tmp_path, monkeypatch) -> None:
+    """Of a clip sampled rarely too: most of its time goes into frames that nobody asked for."""
+    allowed: list[float] = []
+    allow = confined.ConfinedChild.allow
+    monkeypatch.setattr(
+        confined.ConfinedChild, "allow", lambda child, seconds: (allowed.append(seconds), allow(child, seconds))
+    )
+    extract_frames(long_clip, tmp_path / "s.tar", fps=1)
+    written = 16
+    assert sum(allowed) > 2 * written * SECONDS_A_FRAME
 
 
 def test_memory_is_limited(long_clip, tmp_path) -> None:
