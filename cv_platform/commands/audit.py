@@ -81,6 +81,8 @@ def export(json: JsonOption = False) -> None:
     else:
         lock = "kept by Object Lock" if done.locked or not done.files else "the store has no Object Lock"
         out.print(f"{done.entries} entries in {done.files} files; {lock}")
+        if done.missing:
+            err.print(f"{done.missing} of them had been exported before and were gone from the store", style="red")
 
 
 def _platform() -> Any:

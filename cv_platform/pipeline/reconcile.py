@@ -144,7 +144,7 @@ def _compare_uploads(platform: Platform, before: datetime, report: ReconcileRepo
 
 def _compare_audit(platform: Platform, report: ReconcileReport) -> None:
     """The exported chain: told, never mended. What is missing there may be evidence, and so may what is too much."""
-    gaps = export_gaps(platform.cold)
+    gaps = export_gaps(platform.database, platform.cold)
     report.looked_at += gaps.files
     report.lost += gaps.missing
     if gaps.missing:

@@ -89,7 +89,7 @@ class HoldMachine(RuleBasedStateMachine):
         world = self.world
         tables = world.rows(
             "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname IN ('cv', 'warehouse')"
-            " AND tablename NOT IN ('audit_log', 'policies', 'key_encryption_keys', 'log_secret')"
+            " AND tablename NOT IN ('audit_log', 'audit_exports', 'policies', 'key_encryption_keys', 'log_secret')"
             " AND tablename NOT LIKE '%\\_20______'"
         )
         world.execute(f"TRUNCATE {', '.join(name for (name,) in tables)} CASCADE")

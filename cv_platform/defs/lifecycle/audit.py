@@ -11,7 +11,16 @@ def export_audit_chain(context: dg.OpExecutionContext, platform: dg.ResourcePara
 
     opened = platform.open(run_id=context.run_id, log=context.log)
     done = export_audit(opened.database, opened.cold, keep=opened.policy.default_rules.keep.audit)
-    context.add_output_metadata({"entries": done.entries, "files": done.files, "object lock": done.locked})
+    context.add_output_metadata(
+        {"entries": done.entries, "files": done.files, "object lock": done.locked, "missing": done.missing}
+    )
+    if done.missing:
+        # They stand in the table still, and are in the store again; who deleted them, and why, a person must find out.
+        raise dg.Failure(
+            f"{done.missing} entries at the end of the exported audit log were gone from the store, and were written"
+            " again: somebody deleted them, or it is another store than before; see who may delete there",
+            allow_retries=False,
+        )
     if found := list(verify_audit(opened.database, opened.cold)):
         raise dg.Failure(
             f"the audit chain was tampered with: {len(found)} problems; `cv-platform audit verify` names them",

@@ -9,10 +9,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from cv_platform.defs.lifecycle.audit import export_audit
 from cv_platform.defs.lifecycle.expire import expire
 from cv_platform.defs.lifecycle.hot_to_warm import hot_to_warm, hot_to_warm_minutely
 from cv_platform.defs.lifecycle.reconcile import reconcile
 from cv_platform.defs.lifecycle.scrub import scrub_keys, scrub_keys_weekly
+from cv_platform.governance.audit import record
 from cv_platform.governance.holds import HoldScope, place_hold
 from cv_platform.pipeline.keys import upload_key
 from cv_platform.resources.platform import PlatformResource
@@ -94,6 +96,26 @@ def test_expire_fails_where_a_lifecycle_rule_of_others_would_delete_what_may_be_
     result = expire.execute_in_process(instance=instance, resources={"platform": platform}, raise_on_error=False)
     [failure] = result.get_failed_step_keys()
     assert "'tidy up'" in str(result.failure_data_for_node(failure))
+
+
+def test_the_export_of_the_audit_log_fails_where_its_end_was_deleted(
+    light: Settings, ledger: Database, instance: dg.DagsterInstance
+) -> None:
+    platform = PlatformResource(light)
+    record(ledger, actor="officer", action="test", details={})
+
+    def export() -> dg.ExecuteInProcessResult:
+        return export_audit.execute_in_process(
+            instance=instance, resources={"platform": platform}, raise_on_error=False
+        )
+
+    assert export().success
+    store = platform.open().cold
+    store.delete([info.key for info in store.list("audit")])
+    result = export()
+    [failure] = result.get_failed_step_keys()
+    assert "1 entries at the end" in str(result.failure_data_for_node(failure))
+    assert export().success  # they are there again
 
 
 def test_the_table_of_keys_is_written_anew_where_a_key_was_destroyed_since(
