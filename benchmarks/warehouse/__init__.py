@@ -1,6 +1,6 @@
 """The warehouse against its bars: bulk writes, the common queries, the way to Parquet, one day out of a cold year.
 
-    python -m benchmarks.warehouse write  [--rows 5000]
+    python -m benchmarks.warehouse write  [--rows 5000] [--cameras 64]
     python -m benchmarks.warehouse export [--rows 5000000] [--cameras 64]
     python -m benchmarks.warehouse page   [--rows 50000000] [--days 90] [--cameras 64] [--queries 400]
     python -m benchmarks.warehouse cold   [--days 365] [--cameras 4] [--rows 400]
