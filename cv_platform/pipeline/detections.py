@@ -44,8 +44,7 @@ class Detections:
         """See `ClipStage.work`."""
         import numpy as np
 
-        from cv_platform.vision.detectors.streaming import detect_each
-        from cv_platform.vision.video.shards import ShardFrame, read_shard
+        from cv_platform.vision.detectors.streaming import detect_in_shard
 
         clip = claim.clip
         wanted = look_filter(platform.policy.rules_for(clip.site_id, clip.camera_id).look)
@@ -53,10 +52,7 @@ class Detections:
         size = (0, 0)
         frames: list[int] = []
         parts: list[Found] = []
-        with (
-            _shard_of(platform, claim) as shard,
-            closing(detect_each(self.detector, read_shard(shard), ShardFrame.image)) as answers,
-        ):
+        with _shard_of(platform, claim) as shard, closing(detect_in_shard(self.detector, shard)) as answers:
             for frame, found in answers:
                 if lost.is_set():
                     raise ClaimLost

@@ -50,7 +50,7 @@ def current_versions(platform: Platform) -> dict[str, str]:
                 "models": _digests(platform, "detectors"),
                 "policy": platform.policy.digest_of("look"),
                 # the default is left out, so that what was detected before there was a choice stays as it is
-                **({} if settings.inference_backend == "onnx" else {"backend": settings.inference_backend}),
+                **({} if settings.inference_backend == "onnx" else {"backend": f"{settings.inference_backend}-2"}),
             },
         ),
         TRACKS: _version(

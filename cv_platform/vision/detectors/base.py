@@ -1,9 +1,10 @@
-"""The protocol that every detector backend implements, and that of those which several threads may use."""
+"""The protocol that every detector backend implements, and those of backends that can do more."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Generator, Sequence
+from fractions import Fraction
+from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -47,3 +48,23 @@ class ConcurrentDetector(Detector, Protocol):
 
     def detect_alongside(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
         """As `detect`, on one core, for one of several callers at once."""
+
+
+class ShardPicture(NamedTuple):
+    """A picture of a shard, decoded elsewhere: its exact time in seconds since the clip's first frame, its size."""
+
+    pts_s: Fraction
+    width: int
+    height: int
+
+
+@runtime_checkable
+class ShardDetector(Detector, Protocol):
+    """A detector that reads shards itself: their pictures are decoded where it runs."""
+
+    def detect_shard(self, shard: BinaryIO) -> Generator[tuple[ShardPicture, Detections]]:
+        """Find objects in the pictures of a shard (a file of the disk), in order; boxes as in `detect`.
+
+        Raises:
+            ValueError: the shard or one of its pictures is damaged.
+        """

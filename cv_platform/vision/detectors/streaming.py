@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from itertools import islice
-from typing import Final, Generic, TypeVar
+from typing import BinaryIO, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cv_platform.vision.detections import Detections
-from cv_platform.vision.detectors.base import ConcurrentDetector, Detector
+from cv_platform.vision.detectors.base import ConcurrentDetector, Detector, ShardDetector, ShardPicture
+from cv_platform.vision.video.shards import ShardFrame, read_shard
 
 Item = TypeVar("Item")
 Picture = npt.NDArray[np.uint8]
@@ -25,6 +27,24 @@ BATCH: Final = 8
 """Frames a call where there is one caller."""
 _AHEAD: Final = 4
 """Frames a thread that may be done, or in work, before the caller asks for them: they are held in memory."""
+
+
+def detect_in_shard(detector: Detector, shard: BinaryIO) -> Generator[tuple[ShardPicture, Detections]]:
+    """Find objects in a shard's pictures, in order: decoded where the detector runs, if it does that itself.
+
+    Args:
+        detector: any; closing the generator leaves it to other callers.
+        shard: a file of the disk, at its start.
+
+    Raises:
+        ValueError: the shard or one of its pictures is damaged.
+    """
+    if isinstance(detector, ShardDetector):
+        yield from detector.detect_shard(shard)
+        return
+    with closing(detect_each(detector, read_shard(shard), ShardFrame.image)) as answers:
+        for frame, found in answers:
+            yield ShardPicture(frame.pts_s, frame.width, frame.height), found
 
 
 def detect_each(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, BinaryIO, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cv_platform.vision.detections import Detections
 from cv_platform.vision.detectors.architectures import ARCHITECTURES
+from cv_platform.vision.detectors.base import ShardPicture
 from cv_platform.vision.detectors.onnx import InputSize
 from cv_platform.vision.gpu.boxes import HEADS, Dense, Kept, select
 from cv_platform.vision.gpu.lost import telling_loss
@@ -25,7 +26,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 Picture: TypeAlias = npt.NDArray[np.uint8] | Tensor | Surface
 """What a detector of this kind takes: a BGR array (H, W, 3), an RGB tensor uint8 (3, H, W), a decoded frame."""
 
-_CODE_VERSION = 2
+_CODE_VERSION = 3
 _DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FEW_CANDIDATES: Final = 128
 _MOST_ON_DEVICE: Final = 1024
@@ -167,6 +168,17 @@ class TorchDetector:
                 continue
             start += len(chunk)
         return found
+
+    def detect_shard(self, shard: BinaryIO) -> Generator[tuple[ShardPicture, Detections]]:
+        """See `base.ShardDetector`; nvJPEG's pixels are a few levels from those of the processor's decoder.
+
+        Raises:
+            ValueError: the shard or one of its pictures is damaged.
+            DeviceLost: a CUDA error: end the process.
+        """
+        from cv_platform.vision.gpu.jpeg import detect_in_shard
+
+        yield from detect_in_shard(self, shard, device=str(self._device))
 
     def halve_batch(self) -> None:
         """Take half as many frames at once from now on.

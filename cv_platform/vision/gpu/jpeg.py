@@ -1,26 +1,35 @@
-"""JPEG shards on the device: read, decoded by nvJPEG in batches, and handed on as RGB tensors; and written likewise.
+"""JPEG shards on the device: read, decoded by nvJPEG in batches, and handed on as RGB tensors; and encoded likewise.
 
 nvJPEG's pixels differ from the processor's decoder by a few levels, as any two decoders' do. Needs torchvision.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import mmap
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from fractions import Fraction
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cv_platform.vision.detectors.base import ShardPicture
 from cv_platform.vision.gpu.lost import DeviceLost, telling_loss
-from cv_platform.vision.gpu.stream import Item
+from cv_platform.vision.gpu.stream import Item, detect_streams
 from cv_platform.vision.jpeg import jpeg_size
 from cv_platform.vision.video.shards import ShardFrame, read_shard
+
+if TYPE_CHECKING:
+    from cv_platform.vision.detections import Detections
+    from cv_platform.vision.detectors.torch_backend import TorchDetector
 
 _BLOCK: Final = 512
 _MOST_PIXELS: Final = 4096 * 4096
@@ -36,7 +45,7 @@ class _Stored(NamedTuple):
     jpeg: memoryview
 
 
-def shard_frames(shard: bytes) -> Iterator[ShardFrame]:
+def shard_frames(shard: bytes | mmap.mmap) -> Iterator[ShardFrame]:
     """The frames of a shard that lies in memory; the same as `shards.read_shard` gives, several times faster.
 
     Raises:
@@ -46,7 +55,7 @@ def shard_frames(shard: bytes) -> Iterator[ShardFrame]:
         yield ShardFrame(*frame[:4], bytes(frame.jpeg))
 
 
-def _stored(shard: bytes) -> Iterator[_Stored]:
+def _stored(shard: bytes | mmap.mmap) -> Iterator[_Stored]:
     """As `shard_frames`, nothing copied.
 
     Python's tar reader costs more a frame than nvJPEG does. A shard that is not of the plain form that
@@ -61,7 +70,8 @@ def _stored(shard: bytes) -> Iterator[_Stored]:
             break
         plain = header[257:262] == b"ustar" and header[156:157] in (b"0", b"\0") and header[345] == 0
         if not plain or not _sums_up(header):
-            for frame in islice(read_shard(shard), given, None):
+            whole = shard if isinstance(shard, bytes) else io.BytesIO(shard)
+            for frame in islice(read_shard(whole), given, None):
                 yield _Stored(frame.index, frame.pts_s, frame.width, frame.height, memoryview(frame.jpeg))
             return
         stem, _, kind = header[:100].rstrip(b"\0").rpartition(b".")
@@ -190,7 +200,7 @@ def _decoding_stream(device: str) -> Any:
         return _streams[where]
 
 
-def shard_items(shard: bytes, *, device: str = "cuda", batch: int = 32) -> Iterator[list[Item]]:
+def shard_items(shard: bytes | mmap.mmap, *, device: str = "cuda", batch: int = 32) -> Iterator[list[Item]]:
     """A shard's frames, decoded, a batch at once, as `stream.detect_streams` takes them.
 
     Where the device's memory does not suffice for a batch, its halves are decoded one after the other.
@@ -219,6 +229,38 @@ def _decoded(files: list[memoryview], device: str) -> list[Tensor]:
             raise
         middle = len(files) // 2
         return _decoded(files[:middle], device) + _decoded(files[middle:], device)
+
+
+def detect_in_shard(
+    detector: TorchDetector, shard: BinaryIO, *, device: str
+) -> Generator[tuple[ShardPicture, Detections]]:
+    """See `detectors.base.ShardDetector`: a batch is decoded while the one before it is in the network.
+
+    Args:
+        detector: used by the caller's thread alone.
+        shard: a file of the disk; read through its mapping, so that hours of frames take no memory.
+        device: where the detector runs.
+
+    Raises:
+        ValueError: as `shard_items`.
+        DeviceLost: a CUDA error: end the process.
+    """
+    mapped = mmap.mmap(shard.fileno(), 0, access=mmap.ACCESS_READ)
+    sizes: deque[tuple[int, int]] = deque()
+
+    def items(source: mmap.mmap) -> Iterator[list[Item]]:
+        for chunk in shard_items(source, device=device, batch=detector.batch_size):
+            for item in chunk:
+                assert isinstance(item.picture, Tensor)
+                sizes.append((item.picture.shape[2], item.picture.shape[1]))
+            yield chunk
+
+    with closing(detect_streams([mapped], items, detector, streams=1, prefetch=2)) as told:
+        for found in told:
+            if found.error is not None:
+                raise found.error
+            if found.detections is not None:
+                yield ShardPicture(found.pts_s, *sizes.popleft()), found.detections
 
 
 def encode_jpegs(pictures: Sequence[Tensor], *, quality: int = 92) -> list[bytes]:

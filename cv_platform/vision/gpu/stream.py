@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -63,7 +63,7 @@ def detect_streams(
     streams: int = 16,
     prefetch: int | None = None,
     linger_s: float = 0.02,
-) -> Iterator[Found[Source]]:
+) -> Generator[Found[Source]]:
     """Find objects in the frames of many sources.
 
     Frames of one source come in order, and its end (see `Found`) comes after them; sources are mixed. One source's

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import io
 import itertools
 import threading
 import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from cv_platform.vision.detections import Detections
-from cv_platform.vision.detectors.base import ConcurrentDetector
+from cv_platform.vision.detectors.base import ConcurrentDetector, ShardDetector, ShardPicture
 from cv_platform.vision.detectors.fused import FusedDetector
-from cv_platform.vision.detectors.streaming import BATCH, detect_each
+from cv_platform.vision.detectors.streaming import BATCH, detect_each, detect_in_shard
+from cv_platform.vision.video.decode import SampledFrame
+from cv_platform.vision.video.shards import ShardWriter
 
 
 class Marks:
@@ -138,3 +142,31 @@ def test_a_fused_detector_has_the_lanes_that_all_of_its_parts_have() -> None:
     with pytest.raises(TypeError, match="one caller"):
         single.detect_alongside([picture(0)])
     assert len(list(detect_each(single, range(3), picture))) == 3
+
+
+def shard(frames: int) -> io.BytesIO:
+    file = io.BytesIO()
+    with ShardWriter(file) as writer:
+        for n in range(frames):
+            writer.add(SampledFrame(n, Fraction(n, 7), np.full((20 + n, 30, 3), 10 * n, np.uint8)))
+    file.seek(0)
+    return file
+
+
+def test_a_shard_is_decoded_for_a_detector_that_takes_pictures() -> None:
+    told = list(detect_in_shard(Marks(), shard(3)))
+    assert [picture for picture, _ in told] == [ShardPicture(Fraction(n, 7), 30, 20 + n) for n in range(3)]
+    assert [float(found.boxes[0, 2]) for _, found in told] == pytest.approx([0, 10, 20], abs=1)
+
+
+def test_a_detector_that_reads_shards_is_given_the_shard() -> None:
+    class Reads(Marks):
+        def detect_shard(self, shard):
+            self.given = shard
+            yield ShardPicture(Fraction(1, 3), 30, 20), Detections.empty()
+
+    detector, file = Reads(), shard(2)
+    assert isinstance(detector, ShardDetector)
+    assert [picture.pts_s for picture, _ in detect_in_shard(detector, file)] == [Fraction(1, 3)]
+    assert detector.given is file
+    assert detector.calls == []

@@ -1,5 +1,6 @@
 """The torch backend gives the processor backend's answers, and lives with too little memory."""
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from cv_platform.vision.detectors.build import make_detector  # noqa: E402
 from cv_platform.vision.detectors.canary import canary_picture  # noqa: E402
 from cv_platform.vision.detectors.onnx import InputSize, OnnxDetector  # noqa: E402
+from cv_platform.vision.detectors.streaming import detect_in_shard  # noqa: E402
 from cv_platform.vision.detectors.torch_backend import TorchDetector  # noqa: E402
 from cv_platform.vision.models import ModelRegistry  # noqa: E402
+from cv_platform.vision.video.decode import SampledFrame  # noqa: E402
+from cv_platform.vision.video.shards import ShardWriter  # noqa: E402
 
 MODELS = ["yolox_nano", "yunet", "ultraface"]
 
@@ -87,3 +91,34 @@ def test_without_a_gpu_the_error_says_what_to_do(shared_data: Path) -> None:
     models = ModelRegistry(cache_dir=shared_data / "none", model_dir=shared_data / "models", fetch=False)
     with pytest.raises(RuntimeError, match="set the onnx backend"):
         make_detector(["yunet"], models=models, backend="torch")
+
+
+def test_a_shard_gives_the_same_boxes_as_onnx_runtime(shared_data: Path, tmp_path: Path) -> None:
+    """Batches, the last one not full; sizes that change; and the shard's own order, times and sizes."""
+    content, values = arguments(shared_data, "yolox_nano", score_threshold=0.3)
+    pictures = [canary_picture(), canary_picture()[60:420, 40:600].copy()] * 3 + [canary_picture()]
+    path = tmp_path / "frames.tar"
+    with path.open("wb") as file, ShardWriter(file) as writer:
+        for n, picture in enumerate(pictures):
+            writer.add(SampledFrame(n, Fraction(n, 7), picture))
+    onnx = OnnxDetector(content, threads=1, **values)
+    ours = TorchDetector(content, precision="fp32", device="cpu", batch_size=3, **values)
+    with path.open("rb") as one, path.open("rb") as other:
+        expected, told = list(detect_in_shard(onnx, one)), list(detect_in_shard(ours, other))
+    assert [facts for facts, _ in told] == [facts for facts, _ in expected]
+    assert {facts[1:] for facts, _ in told} == {(640, 480), (560, 360)}
+    for (_, found), (_, wanted) in zip(told, expected, strict=True):
+        assert len(found) == len(wanted) > 0
+        assert np.abs(found.boxes - wanted.boxes).max() < 1
+
+
+@pytest.mark.parametrize("keep", [0, 700, -30_000])
+def test_a_damaged_shard_is_refused(shared_data: Path, tmp_path: Path, keep: int) -> None:
+    content, values = arguments(shared_data, "yolox_nano", score_threshold=0.3)
+    path = tmp_path / "frames.tar"
+    with path.open("wb") as file, ShardWriter(file) as writer:
+        writer.add(SampledFrame(0, Fraction(0), canary_picture()))
+    path.write_bytes(path.read_bytes()[:keep])
+    detector = TorchDetector(content, precision="fp32", device="cpu", **values)
+    with path.open("rb") as file, pytest.raises(ValueError, match=r"shard|empty"):
+        list(detect_in_shard(detector, file))
