@@ -22,7 +22,7 @@ CODE_VERSIONS: Final[dict[str, str]] = {
     DECODED_FRAMES: "1",
     DETECTIONS: "1",
     TRACKS: "1",
-    BLURRED_CLIPS: "3",
+    BLURRED_CLIPS: "4",
 }
 
 

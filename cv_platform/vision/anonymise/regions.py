@@ -152,9 +152,11 @@ def _steadied(boxes: npt.NDArray[np.float64], reach: int, geometry: Geometry) ->
 
     Each edge takes its outermost place within `reach` frames, where the face hardly moves in that time; where it
     moves, the reach shrinks to what it moves little in. An edge at the picture's own edge says nothing about that: a
-    face that enters or leaves is cut there, and moves as its other edge does.
+    face that enters or leaves is cut there, and moves as its other edge does. No edge goes further than a face of the
+    size before and after can reach that shows what was seen: the rest is where it was, not where it is.
     """
     size = boxes[:, 2:] - boxes[:, :2]
+    kept = _kept_size(size, reach)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     steadied = boxes.copy()
     far = np.array([geometry.width, geometry.height])
@@ -164,7 +166,8 @@ def _steadied(boxes: npt.NDArray[np.float64], reach: int, geometry: Geometry) ->
         window = 2 * width + 1
         lowest, highest = (f(boxes, window, axis=0, mode="nearest") for f in (minimum_filter1d, maximum_filter1d))
         largest = maximum_filter1d(size, window, axis=0, mode="nearest")
-        shrunk = (size < _SHRUNK * largest).any(axis=1)
+        full = np.maximum(size, np.minimum(largest, kept))
+        shrunk = (size < _SHRUNK * full).any(axis=1)
         # the shrinking itself moves one edge; true movement moves both
         ranges = highest - lowest
         cut = np.concatenate([lowest[:, :2] <= _AT_EDGE_PX, highest[:, 2:] >= far - _AT_EDGE_PX], axis=1)
@@ -179,9 +182,23 @@ def _steadied(boxes: npt.NDArray[np.float64], reach: int, geometry: Geometry) ->
         still = shrunk & (moved <= _STEADY_SHARE * largest).all(axis=1)
         near = np.abs(centre - (lowest[:, :2] + highest[:, 2:]) / 2) <= _STEADY_GROWTH * largest
         use = still & near.all(axis=1)
+        lowest[:, :2] = np.maximum(lowest[:, :2], boxes[:, 2:] - full)
+        highest[:, 2:] = np.minimum(highest[:, 2:], boxes[:, :2] + full)
         steadied[use, :2] = np.minimum(steadied[use, :2], lowest[use, :2])
         steadied[use, 2:] = np.maximum(steadied[use, 2:], highest[use, 2:])
     return steadied
+
+
+def _kept_size(size: npt.NDArray[np.float64], reach: int) -> npt.NDArray[np.float64]:
+    """Sizes (N, 2) that a face has both before and after: of one that walks away the smaller, without what hides it.
+
+    Near the track's ends, where one side is not known, what is known of the other.
+    """
+    width, ends = 2 * reach + 1, np.arange(len(size))
+    before, after = (maximum_filter1d(size, width, axis=0, mode="nearest", origin=origin) for origin in (reach, -reach))
+    before[ends < reach] = np.inf
+    after[ends >= len(size) - reach] = np.inf
+    return np.asarray(np.minimum(before, after))
 
 
 def _held(track: _Bridged, others: list[_Bridged], sign: int, most: int, geometry: Geometry) -> int:

@@ -108,6 +108,50 @@ def test_a_half_hidden_face_keeps_its_size() -> None:
     assert all(is_hidden(plan(shrunk), f, box(100)) for f in range(60))
 
 
+@pytest.mark.parametrize("half", [range(12), range(48, 60)], ids=["at first", "at last"])
+def test_a_face_that_is_half_hidden_where_its_track_ends_keeps_its_size(half: range) -> None:
+    shrunk = {f: seen([(100, 150, 118, 185) if f in half else box(100)]) for f in range(60)}
+    assert all(is_hidden(plan(shrunk), f, box(100)) for f in range(60))
+
+
+@pytest.mark.parametrize("nearer", [True, False], ids=["comes", "goes"])
+@pytest.mark.parametrize("drift", [0, 2])
+def test_a_face_that_changes_its_size_is_not_taken_for_a_half_hidden_one(nearer: bool, drift: int) -> None:
+    """As someone who steps back from the camera within a second: what was large is not held large."""
+
+    def where(f: int) -> tuple[float, float, float, float]:
+        step = min(max(f - 40, 0), 20)
+        side = 160 - 4 * (20 - step if nearer else step)
+        return box(200 + drift * step, 100, side)
+
+    made = plan({f: seen([where(f)]) for f in range(0, FRAMES, 2)})
+    for f in range(FRAMES - 1):
+        left, top, right, bottom = where(f)
+        assert is_hidden(made, f, where(f)), f
+        assert hidden_share(made, f) * 640 * 360 < 2.5 * (right - left) * (bottom - top), f
+
+
+@pytest.mark.parametrize("eaten", ["left", "right", "top", "bottom"])
+@pytest.mark.parametrize("drift", [0, 1])
+def test_a_half_hidden_face_that_drifts_keeps_its_size(eaten: str, drift: int) -> None:
+    def whole(f: int) -> tuple[float, float, float, float]:
+        return box(100 + drift * f, 150, 80)
+
+    def shown(f: int) -> tuple[float, float, float, float]:
+        left, top, right, bottom = whole(f)
+        if not 20 <= f < 32:
+            return left, top, right, bottom
+        return (
+            left + 36 * (eaten == "left"), top + 36 * (eaten == "top"),
+            right - 36 * (eaten == "right"), bottom - 36 * (eaten == "bottom"),
+        )  # fmt: skip
+
+    made = plan({f: seen([shown(f)]) for f in range(60)})
+    for f in range(60):
+        assert is_hidden(made, f, whole(f)), f
+        assert hidden_share(made, f) * 640 * 360 < 4.0 * 80 * 80, f
+
+
 @pytest.mark.parametrize("enters", [True, False], ids=["enters", "leaves"])
 @pytest.mark.parametrize("speed", [4, 12])
 def test_a_face_that_the_edge_cuts_is_not_taken_for_a_half_hidden_one(enters: bool, speed: int) -> None:
