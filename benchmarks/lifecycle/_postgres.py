@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,14 +13,15 @@ from cv_platform.storage.schema import migrate
 
 
 @contextmanager
-def fresh_database(parent: Path | None = None) -> Iterator[Database]:
+def fresh_database(parent: Path | None = None, *, settings: Mapping[str, str] | None = None) -> Iterator[Database]:
     """A database with the platform's schema on a server of its own.
 
     Args:
         parent: where its folder goes; needs room for the data.
+        settings: PostgreSQL settings over the embedded stack's.
     """
     with tempfile.TemporaryDirectory(prefix="cvp-bench-", dir=parent) as folder:
-        server = PostgresServer(Path(folder) / "postgres")
+        server = PostgresServer(Path(folder) / "postgres", settings=settings)
         server.start()
         try:
             url = server.ensure_database("bench")

@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cameras", type=int, default=None)
     parser.add_argument("--days", type=int, default=None)
     parser.add_argument("--queries", type=int, default=400)
+    parser.add_argument("--shared-buffers", default="128MB", help="PostgreSQL's own cache")
     parser.add_argument("--folder", type=Path, default=None)
     parser.set_defaults(cores=2)
     options = parser.parse_args(argv)
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, value in part.DEFAULTS.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    with fresh_database(options.folder) as database:
+    with fresh_database(options.folder, settings={"shared_buffers": options.shared_buffers}) as database:
         cases = part.measure(database, options)
     report(
         f"warehouse: {options.part}",

@@ -1,4 +1,4 @@
-"""`warm_to_cold`: days past their warm term leave PostgreSQL as Parquet, every night."""
+"""`warm_to_cold`: days past their warm term leave PostgreSQL as Parquet, and closed days get an index, every night."""
 
 import dagster as dg
 
@@ -10,10 +10,12 @@ from cv_platform.resources.platform import PlatformResource
     " twice at once."
 )
 def move_to_cold(context: dg.OpExecutionContext, platform: dg.ResourceParam[PlatformResource]) -> None:
+    from cv_platform.pipeline.closed_days import index_closed_days
     from cv_platform.pipeline.warm_to_cold import warm_to_cold as move
 
     opened = platform.open(run_id=context.run_id, log=context.log)
     done = move(opened)
+    indexed = index_closed_days(opened)
     context.add_output_metadata(
         {
             "days gone cold": len(done.cold),
@@ -26,6 +28,8 @@ def move_to_cold(context: dg.OpExecutionContext, platform: dg.ResourceParam[Plat
             "bytes": done.size_bytes,
             "rows a second": round(done.rows / done.seconds) if done.seconds else 0,
             "camera-days rewritten without what was withdrawn": done.rewritten.days,
+            "closed days indexed": indexed.days,
+            "closed days in use": indexed.busy,
         }
     )
     if done.behind:
