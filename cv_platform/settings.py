@@ -104,6 +104,11 @@ class Settings(BaseSettings):
     inference_backend: Literal["onnx", "torch"] = Field(
         "onnx", description="What runs the detectors of `detections`: onnx (processor), torch (GPU; extra `torch`)."
     )
+    frames_decoder: Literal["cpu", "auto"] = Field(
+        "cpu",
+        description="What decodes clips in `decoded_frames`: cpu (each in a sandbox of its own), auto (a GPU where that"
+        " can; for uploads that are trusted; extra `gpu`).",
+    )
     inference_threads: int = Field(0, ge=0, description="ONNX Runtime threads a session; 0: all cores.")
     tracker: Literal["default", "twostage", "sort", "bytetrack", "ocsort"] = Field(
         "default", description="Tracker of the `tracks` asset; default is twostage."

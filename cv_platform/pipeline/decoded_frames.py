@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event
+from typing import TYPE_CHECKING
 
 from cv_platform.pipeline.outputs import upload_sealed
 from cv_platform.pipeline.platform import Platform
@@ -13,25 +15,33 @@ from cv_platform.storage.database import Connection
 from cv_platform.storage.ledger.model import DECODED_FRAMES, Claim
 from cv_platform.storage.ledger.vault import note_stored
 
+if TYPE_CHECKING:
+    from cv_platform.vision.video.sandbox import ExtractionSummary
+
 
 @dataclass(frozen=True)
 class DecodedFrames:
-    """Decodes a clip in a process that can be killed."""
+    """Decodes a clip in a process that can be killed.
+
+    Attributes:
+        extract: `sandbox.extract_frames`, or what does the same on a GPU.
+    """
 
     version: str
+    extract: Callable[..., ExtractionSummary]
     stage: str = DECODED_FRAMES
 
     def work(self, platform: Platform, claim: Claim, lost: Event) -> Finished:
         """See `ClipStage.work`."""
         from cv_platform.vision.video.limits import ClipRejected
-        from cv_platform.vision.video.sandbox import ExtractionStopped, extract_frames
+        from cv_platform.vision.video.sandbox import ExtractionStopped
 
         settings = platform.settings
         sample = platform.policy.rules_for(claim.clip.site_id, claim.clip.camera_id).sample
         with raw_file(platform, claim) as raw:
             shard = raw.path.with_name("frames.tar")
             try:
-                summary = extract_frames(
+                summary = self.extract(
                     raw.path,
                     shard,
                     fps=sample.fps or settings.frames_fps,

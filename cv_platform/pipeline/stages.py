@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cv_platform.vision.anonymise import Certificate
     from cv_platform.vision.detectors.base import Detector
     from cv_platform.vision.tracking.base import Tracker
+    from cv_platform.vision.video.sandbox import ExtractionSummary
 
 __all__ = ["current_versions", "run_named_stage"]
 
@@ -74,7 +75,7 @@ def _clip_stage(platform: Platform, stage: str, version: str) -> ClipStage:
     if stage == DECODED_FRAMES:
         from cv_platform.pipeline.decoded_frames import DecodedFrames
 
-        return DecodedFrames(version)
+        return DecodedFrames(version, _extractor(platform))
     if stage == DETECTIONS:
         from cv_platform.pipeline.detections import Detections
 
@@ -86,6 +87,16 @@ def _clip_stage(platform: Platform, stage: str, version: str) -> ClipStage:
     raise ValueError(
         f"stage {stage!r} is unknown; allowed: raw_clips, decoded_frames, detections, blurred_clips, tracks"
     )
+
+
+def _extractor(platform: Platform) -> Callable[..., ExtractionSummary]:
+    if platform.settings.frames_decoder == "auto":
+        from cv_platform.vision.video.gpu_sandbox import GpuExtractor
+
+        return GpuExtractor().extract_frames
+    from cv_platform.vision.video.sandbox import extract_frames
+
+    return extract_frames
 
 
 def _anonymiser(platform: Platform) -> Callable[[Clip, Path, Path, Callable[[], bool]], Certificate]:

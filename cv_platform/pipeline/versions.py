@@ -42,6 +42,8 @@ def current_versions(platform: Platform) -> dict[str, str]:
                 "fps": settings.frames_fps,
                 "long_side": settings.frames_long_side,
                 "policy": platform.policy.digest_of("sample"),
+                # the default is left out, so that what was decoded before there was a choice stays as it is
+                **({} if settings.frames_decoder == "cpu" else {"decoder": settings.frames_decoder}),
             },
         ),
         DETECTIONS: _version(

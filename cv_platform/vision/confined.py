@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -117,28 +118,75 @@ def confined_child(
         should_stop: asked four times a second.
     """
     deadline = time.monotonic() + timeout_s + GRACE_S
-    # -P: the working folder is not searched for modules; -s: nor is the user's own folder
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-s", "-m", module],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=_bare_environment(),
-        start_new_session=True,
-    )
+    process = _started(module)
     assert process.stdin is not None
     try:
         with suppress(BrokenPipeError):
-            process.stdin.write(json.dumps({**request, "parent_pid": os.getpid()}).encode() + b"\n")
+            process.stdin.write(_line(request))
             process.stdin.close()
         yield ConfinedChild(process, deadline, should_stop)
     finally:
         _end(process)
 
 
-def _bare_environment() -> dict[str, str]:
+class ConfinedServer:
+    """A child that serves request after request (`confined_child.serve_each`), where starting one takes long.
+
+    Started with the first request, and again with the next one after it has ended. It is gone with this object, with
+    this process, and with the thread that started it. Used by one thread at a time.
+
+    Args:
+        module: what serves.
+        environment: names of variables that it is given, besides the few that every child is.
+    """
+
+    def __init__(self, module: str, *, environment: Sequence[str] = ()) -> None:
+        self._module, self._environment = module, tuple(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ending: weakref.finalize[..., ConfinedServer] | None = None
+
+    def ask(
+        self, request: Mapping[str, Any], *, timeout_s: float, should_stop: Callable[[], bool] | None = None
+    ) -> ConfinedChild:
+        """Hand over a request; arguments as of `confined_child`. Whoever does not hear it to its end calls `stop`."""
+        if self._process is None or self._process.poll() is not None:
+            self.stop()
+            self._process = _started(self._module, self._environment)
+            self._ending = weakref.finalize(self, _end, self._process)
+        process = self._process
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):
+            process.stdin.write(_line(request))
+            process.stdin.flush()
+        return ConfinedChild(process, time.monotonic() + timeout_s + GRACE_S, should_stop)
+
+    def stop(self) -> None:
+        """End the child, if there is one."""
+        if self._ending is not None:
+            self._ending()
+        self._process = self._ending = None
+
+
+def _started(module: str, environment: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        # -P: the working folder is not searched for modules; -s: nor is the user's own folder
+        [sys.executable, "-P", "-s", "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=_bare_environment(environment),
+        start_new_session=True,
+    )
+
+
+def _line(request: Mapping[str, Any]) -> bytes:
+    return json.dumps({**request, "parent_pid": os.getpid()}).encode() + b"\n"
+
+
+def _bare_environment(more: Sequence[str] = ()) -> dict[str, str]:
     """No credentials, no settings: what Python needs to start, and one thread a library."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH") if name in os.environ}
+    names = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", *more)
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
     return {**kept, **one_thread, "PYTHONPATH": str(_PACKAGE_ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
 

@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
@@ -22,6 +22,30 @@ class Say(Protocol):
     """Tells the parent an event."""
 
     def __call__(self, event: str, **values: Any) -> None: ...
+
+
+def serve_each(work: Callable[[dict[str, Any], Say], None]) -> int:
+    """Serve requests, a line each, until standard input ends; returns the exit status.
+
+    As `serve`, but limited neither in memory (a GPU's driver maps far more address space than it uses) nor in time:
+    what it works on is not to be what nobody vouches for.
+
+    Args:
+        work: as there; it may end the process.
+    """
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
+    events = _silenced()
+    _limit(resource.RLIMIT_CORE, 0, 0)
+
+    def say(event: str, **values: Any) -> None:
+        events.write(json.dumps({"event": event, **values}) + "\n")
+        events.flush()
+
+    for line in requests:
+        request = json.loads(line)
+        _die_with(request["parent_pid"])
+        work(request, say)
+    return 0
 
 
 def serve(work: Callable[[dict[str, Any], Say], None], limits: Callable[[dict[str, Any]], tuple[int, float]]) -> int:
@@ -35,11 +59,7 @@ def serve(work: Callable[[dict[str, Any], Say], None], limits: Callable[[dict[st
     """
     request = json.loads(sys.stdin.readline())
     _die_with(request["parent_pid"])
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    silence = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(silence, descriptor)
-    os.umask(0o077)
+    events = _silenced()
     memory_bytes, cpu_s = limits(request)
     _confine(memory_bytes, cpu_s)
 
@@ -49,6 +69,16 @@ def serve(work: Callable[[dict[str, Any], Say], None], limits: Callable[[dict[st
 
     work(request, say)
     return 0
+
+
+def _silenced() -> TextIO:
+    """What is left of standard output; that, standard input and error lead nowhere from now on."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    silence = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(silence, descriptor)
+    os.umask(0o077)
+    return events
 
 
 def _die_with(parent_pid: int) -> None:
@@ -68,7 +98,11 @@ def _confine(memory_bytes: int, cpu_s: float) -> None:
         (resource.RLIMIT_CPU, cpu_whole_s, cpu_whole_s + 5),  # SIGXCPU at the first, which tells; SIGKILL at the second
         (resource.RLIMIT_NOFILE, 64, 64),
     ):
-        _, highest = resource.getrlimit(what)
-        if highest != resource.RLIM_INFINITY:
-            soft, hard = min(soft, highest), min(hard, highest)
-        resource.setrlimit(what, (soft, hard))
+        _limit(what, soft, hard)
+
+
+def _limit(what: int, soft: int, hard: int) -> None:
+    _, highest = resource.getrlimit(what)
+    if highest != resource.RLIM_INFINITY:
+        soft, hard = min(soft, highest), min(hard, highest)
+    resource.setrlimit(what, (soft, hard))

@@ -47,6 +47,7 @@ from cv_platform.vision.anonymise import Certificate
 from cv_platform.vision.classes import FACE
 from cv_platform.vision.detections import Detections
 from cv_platform.vision.tracking import make_tracker
+from cv_platform.vision.video.sandbox import extract_frames
 from cv_platform_tests.vision.video.clips import write_clip
 
 MORNING = datetime(2026, 3, 1, 8, tzinfo=UTC)
@@ -108,7 +109,7 @@ def work_of(stage: str, version: str) -> Any:
         return Tracks(version, lambda: make_tracker("sort"))
     makers: dict[str, Callable[[], Any]] = {
         RAW_CLIPS: lambda: RawClips(version),
-        DECODED_FRAMES: lambda: DecodedFrames(version),
+        DECODED_FRAMES: lambda: DecodedFrames(version, extract_frames),
         DETECTIONS: lambda: DetectionsStage(version, BrightSpots()),
         BLURRED_CLIPS: lambda: BlurredClips(version, certify),
     }

@@ -71,11 +71,15 @@ class Surface:
         height, width = self.shrunk_size
         return (width, height) if self.rotation in (90, 270) else (height, width)
 
+    def rgb(self) -> Tensor:
+        """The frame where it lies: RGB, uint8 (3, H, W), upright, shrunk."""
+        planes = nv12_to_rgb(self.nv12[None], self.shrunk_size, self.shrunk_size, self.colour_space, self.colour_range)
+        upright = torch.rot90(planes[0], self.rotation // 90, (1, 2))
+        return upright.round().clamp(0, 255).to(torch.uint8).contiguous()
+
     def image(self) -> npt.NDArray[np.uint8]:
         """The frame on the processor: BGR, uint8 (H, W, 3), upright, shrunk; as `decode.SampledFrame.image`."""
-        planes = nv12_to_rgb(self.nv12[None], self.shrunk_size, self.shrunk_size, self.colour_space, self.colour_range)
-        bgr = planes[0].flip(0).permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-        return np.ascontiguousarray(np.rot90(bgr, self.rotation // 90), dtype=np.uint8)
+        return np.ascontiguousarray(self.rgb().flip(0).permute(1, 2, 0).cpu().numpy(), dtype=np.uint8)
 
     def __repr__(self) -> str:
         return f"Surface(index={self.index}, pts_s={self.pts_s}, nv12={tuple(self.nv12.shape)} on {self.nv12.device})"

@@ -45,6 +45,10 @@ class NvdecUnsuitable(RuntimeError):
     """This clip, or this machine, is not for NVDEC; the processor's decoder may do."""
 
 
+class NvdecMissing(NvdecUnsuitable):
+    """There is no NVDEC here, for any clip."""
+
+
 def sampled_frames(
     source: Path,
     *,
@@ -94,15 +98,16 @@ def check_suitable(source: Path, *, limits: ClipLimits = DEFAULT_LIMITS) -> Clip
     """What the clip says of itself, if NVDEC can decode it here.
 
     Raises:
+        NvdecMissing: there is none here.
         NvdecUnsuitable: why it cannot.
         ClipRejected: as `probe.probe_clip`.
     """
     if importlib.util.find_spec("PyNvVideoCodec") is None or importlib.util.find_spec("torch") is None:
-        raise NvdecUnsuitable("PyNvVideoCodec or torch is not installed (the extras `gpu` and `torch`)")
+        raise NvdecMissing("PyNvVideoCodec or torch is not installed (the extras `gpu` and `torch`)")
     import torch
 
     if not torch.cuda.is_available():
-        raise NvdecUnsuitable("torch finds no CUDA GPU on this machine")
+        raise NvdecMissing("torch finds no CUDA GPU on this machine")
     facts = probe_clip(source, limits=limits)
     reason = unsuitable(facts)
     if reason is not None:

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
 
-from cv_platform.vision.confined import ChildOutOfTime, ChildStopped, ChildTakenOver, Ending, confined_child
+from cv_platform.vision.confined import (
+    ChildOutOfTime,
+    ChildStopped,
+    ChildTakenOver,
+    ConfinedChild,
+    Ending,
+    confined_child,
+)
 from cv_platform.vision.video.deadline import SECONDS_A_FRAME, longest_s, out_of_time
 from cv_platform.vision.video.limits import DEFAULT_LIMITS, REASONS, ClipLimits, ClipRejected
 from cv_platform.vision.video.probe import ClipFacts
@@ -70,7 +77,7 @@ def probe_clip_sandboxed(source: Path, *, limits: ClipLimits = DEFAULT_LIMITS) -
         OSError: the file cannot be read.
     """
     timeout_s = min(limits.decode_timeout_s, PROBE_TIMEOUT_S)
-    request = {"source": _readable(source), "shard": None, "cpu_s": timeout_s}
+    request = {"source": readable(source), "shard": None, "cpu_s": timeout_s}
     facts, _ = _run(request, limits, timeout_s, None, None)
     return facts
 
@@ -110,7 +117,7 @@ def extract_frames(
     started = time.monotonic()
     partial = shard.with_name(shard.name + ".partial")
     request = {
-        "source": _readable(source),
+        "source": readable(source),
         "shard": os.path.abspath(partial),
         "fps": fps,
         "long_side": long_side,
@@ -124,11 +131,21 @@ def extract_frames(
         os.replace(partial, shard)
     finally:
         partial.unlink(missing_ok=True)
+    return summary_of(facts, done, elapsed_s=time.monotonic() - started)
+
+
+def summary_of(facts: ClipFacts, done: dict[str, Any], *, elapsed_s: float) -> ExtractionSummary:
+    """The summary of what a child told at its end."""
     last_pts_s = Fraction(done.pop("last_pts_s"))
-    return ExtractionSummary(facts=facts, last_pts_s=last_pts_s, elapsed_s=time.monotonic() - started, **done)
+    return ExtractionSummary(facts=facts, last_pts_s=last_pts_s, elapsed_s=elapsed_s, **done)
 
 
-def _readable(source: Path) -> str:
+def readable(source: Path) -> str:
+    """The file's absolute path.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with open(source, "rb"):
         return os.path.abspath(source)
 
@@ -148,31 +165,49 @@ def _run(
         timeout_s=timeout_s,
         should_stop=should_stop,
     )
+    with worker as child:
+        return followed(child, child.events(), limits, timeout_s, on_progress)
+
+
+def followed(
+    child: ConfinedChild,
+    events: Iterable[dict[str, Any]],
+    limits: ClipLimits,
+    timeout_s: float,
+    on_progress: Callable[[int], None] | None,
+) -> tuple[ClipFacts, dict[str, Any]]:
+    """What a decoding child found, heard to its end; its time grows with the frames that it tells of.
+
+    Args:
+        events: what it tells, or what somebody between them hands on.
+
+    Raises:
+        ClipRejected, ExtractionFailed, ExtractionStopped: as `extract_frames`.
+    """
     facts: ClipFacts | None = None
     decoded = 0
     try:
-        with worker as child:
-            for event in child.events():
-                match event.pop("event"):
-                    case "facts":
-                        facts = ClipFacts.from_dict(event)
-                    case "progress":
-                        frames, so_far = event["frames"], event["decoded"]
-                        if not isinstance(frames, int) or not isinstance(so_far, int):
-                            raise ChildTakenOver
-                        if decoded < so_far <= limits.max_frames:
-                            child.allow((so_far - decoded) * SECONDS_A_FRAME)
-                            decoded = so_far
-                        if on_progress is not None:
-                            on_progress(frames)
-                    case "rejected":
-                        code = event["code"] if event["code"] in REASONS else "not_a_video"
-                        raise ClipRejected(code, event["message"])
-                    case "failed":
-                        raise ExtractionFailed(f"decoding stopped with {event['error']}, which is not the clip's doing")
-                    case "done" if facts is not None:
-                        return facts, event
-            raise _verdict(*child.ending())
+        for event in events:
+            match event.pop("event"):
+                case "facts":
+                    facts = ClipFacts.from_dict(event)
+                case "progress":
+                    frames, so_far = event["frames"], event["decoded"]
+                    if not isinstance(frames, int) or not isinstance(so_far, int):
+                        raise ChildTakenOver
+                    if decoded < so_far <= limits.max_frames:
+                        child.allow((so_far - decoded) * SECONDS_A_FRAME)
+                        decoded = so_far
+                    if on_progress is not None:
+                        on_progress(frames)
+                case "rejected":
+                    code = event["code"] if event["code"] in REASONS else "not_a_video"
+                    raise ClipRejected(code, event["message"])
+                case "failed":
+                    raise ExtractionFailed(f"decoding stopped with {event['error']}, which is not the clip's doing")
+                case "done" if facts is not None:
+                    return facts, event
+        raise _verdict(*child.ending())
     except ChildStopped:
         raise ExtractionStopped("the caller stopped the extraction") from None
     except ChildTakenOver:

@@ -75,14 +75,18 @@ class ShardWriter:
         if not done:
             raise ValueError(f"frame {frame.index} of shape {frame.image.shape} cannot be written as JPEG")
         height, width = frame.image.shape[:2]
+        self.add_encoded(ShardFrame(frame.index, frame.pts_s, width, height, jpeg.tobytes()))
+
+    def add_encoded(self, frame: ShardFrame) -> None:
+        """Append a frame that is a JPEG file already; frames come in order of their index."""
         facts = {
             "index": frame.index,
             "pts_s": float(frame.pts_s),
             "pts": str(frame.pts_s),
-            "width": width,
-            "height": height,
+            "width": frame.width,
+            "height": frame.height,
         }
-        self._member(f"{frame.index:08d}.jpg", jpeg.tobytes())
+        self._member(f"{frame.index:08d}.jpg", frame.jpeg)
         self._member(f"{frame.index:08d}.json", json.dumps(facts, separators=(",", ":")).encode())
         self.frames += 1
 

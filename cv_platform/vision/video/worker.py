@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from cv_platform.vision.confined_child import Say, serve
 
 if TYPE_CHECKING:
+    from cv_platform.vision.video.decode import DecodeTally
     from cv_platform.vision.video.limits import ClipLimits
 
-_PROGRESS_INTERVAL_S = 1.0
+PROGRESS_INTERVAL_S = 1.0
 
 
 def main() -> int:
@@ -64,30 +65,34 @@ def _extract(request: dict[str, Any], source: Path, limits: ClipLimits, say: Say
     with open_clip(source, limits=limits, threads=request["threads"]) as clip:
         decoder = ClipDecoder(clip, fps=request["fps"], long_side=request["long_side"], limits=limits)
         with open(request["shard"], "wb") as file:
-            hashing = _HashingFile(file)
+            hashing = HashingFile(file)
             reported = time.monotonic()
             with ShardWriter(hashing, jpeg_quality=request["jpeg_quality"]) as writer:  # type: ignore[arg-type]
                 for frame in decoder:
                     writer.add(frame)
-                    if time.monotonic() - reported > _PROGRESS_INTERVAL_S:
+                    if time.monotonic() - reported > PROGRESS_INTERVAL_S:
                         reported = time.monotonic()
                         say("progress", frames=writer.frames, decoded=decoder.tally.decoded)
         say("facts", **decoder.facts.as_dict())
-        tally = decoder.tally
-        say(
-            "done",
-            frames=writer.frames,
-            shard_bytes=hashing.size,
-            shard_sha256=hashing.digest.hexdigest(),
-            packets=tally.packets,
-            damaged=tally.damaged,
-            decoded=tally.decoded,
-            out_of_order=tally.out_of_order,
-            last_pts_s=str(tally.last_pts_s),
-        )
+        tell_done(say, decoder.tally, writer.frames, hashing)
 
 
-class _HashingFile:
+def tell_done(say: Say, tally: DecodeTally, frames: int, shard: HashingFile) -> None:
+    """Tell what came of the clip; the last word."""
+    say(
+        "done",
+        frames=frames,
+        shard_bytes=shard.size,
+        shard_sha256=shard.digest.hexdigest(),
+        packets=tally.packets,
+        damaged=tally.damaged,
+        decoded=tally.decoded,
+        out_of_order=tally.out_of_order,
+        last_pts_s=str(tally.last_pts_s),
+    )
+
+
+class HashingFile:
     """Counts and digests what is written through it."""
 
     def __init__(self, file: BinaryIO) -> None:
