@@ -62,7 +62,7 @@ def clips(
     A clip whose anonymisation is not proven is not written. Exit status 0: all clips were written; 1: some were not.
     """
     from cv_platform.vision.anonymise import AnonymisationFailed, AnonymisePolicy
-    from cv_platform.vision.anonymise.certificate import SUFFIX
+    from cv_platform.vision.anonymise.certificate import SUFFIX, different
     from cv_platform.vision.anonymise.sandbox import anonymise_clip_sandboxed
     from cv_platform.vision.classes import CLASS_IDS
 
@@ -78,6 +78,8 @@ def clips(
             zones=tuple(_polygon(text) for text in zone or []),
         )
         specs = _specs(policy, detector, verifier)
+        if specs[1] is not None and not different(specs[0].arguments["names"], specs[1].arguments["names"]):
+            raise ValueError(f"--verifier {verifier} finds the faces too; a proof takes a second, different model")
     except ValueError as error:
         fail(str(error), code=2)
     pairs = list(_pairs(source, output))

@@ -51,6 +51,7 @@ class BlurredClips:
                 raise ClipRefused(failed.reason_code, failed.message) from None
             if certificate.input_sha256 != raw.sha256:
                 raise InputChanged("the anonymiser read other bytes than were registered")
+            _require_proof(certificate, blurred)
             output = upload_sealed(
                 platform,
                 claim,
@@ -100,3 +101,16 @@ class BlurredClips:
 
     def _publish(self, platform: Platform, claim: Claim) -> None:
         publish_due(platform, Scope(claim.clip.capture_date, (claim.clip.site_id,)))
+
+
+def _require_proof(certificate: Certificate, blurred: Path) -> None:
+    """The last look before publication, whoever made the certificate: a child process that a clip took over may have.
+
+    Raises ClipRefused where it proves nothing, or not of this file.
+    """
+    from cv_platform.vision.anonymise.certificate import sha256_of
+
+    if sha256_of(blurred) != (certificate.output_sha256, certificate.output_bytes):
+        raise ClipRefused("proof_failed", "the certificate is another file's")
+    for shortcoming in certificate.shortcomings():
+        raise ClipRefused("proof_failed", shortcoming)

@@ -102,10 +102,18 @@ def _extractor(platform: Platform) -> Callable[..., ExtractionSummary]:
 def _anonymiser(platform: Platform) -> Callable[[Clip, Path, Path, Callable[[], bool]], Certificate]:
     """Anonymises a clip in a process of its own, by its camera's policy."""
     from cv_platform.pipeline.rules import anonymise_policy
+    from cv_platform.vision.anonymise.certificate import different
     from cv_platform.vision.anonymise.policy import detector_arguments, verifier_arguments
     from cv_platform.vision.anonymise.sandbox import DetectorSpec, anonymise_clip_sandboxed
+    from cv_platform.vision.models import ModelRefused
 
     settings = platform.settings
+    finding, proving = (models_for(platform, choice) for choice in ("face_detector", "face_verifier"))
+    if not different(finding, proving):
+        raise ModelRefused(
+            f"CV_PLATFORM_FACE_VERIFIER comes to {'+'.join(proving)}, which finds the faces too;"
+            " a proof takes a second, different model: name one"
+        )
 
     def spec(choice: str, arguments: dict[str, Any]) -> DetectorSpec:
         return DetectorSpec(

@@ -70,6 +70,13 @@ def test_what_is_wrong_is_said_and_nothing_is_written(
     assert not (tmp_path / "out.mp4").exists()
 
 
+def test_a_model_does_not_prove_itself(with_models: Run, clip: Path, tmp_path: Path) -> None:
+    result = with_models(clip, "-o", tmp_path / "out.mp4", "--detector", "yunet", "--verifier", "yunet")
+    assert result.exit_code == 2
+    assert "a second, different model" in result.output
+    assert not (tmp_path / "out.mp4").exists()
+
+
 def test_a_folder_without_clips(with_models: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("nothing to see")

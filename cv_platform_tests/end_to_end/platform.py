@@ -73,7 +73,7 @@ def settings(state_dir: Path, **values: Any) -> Settings:
         partitions_start=DAY - timedelta(days=1),
         detectors="hog_people",
         face_detector="centerface",
-        face_verifier="centerface",
+        face_verifier="yunet",
         inference_threads=1,
         frames_fps=4.0,
         **values,

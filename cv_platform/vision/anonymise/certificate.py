@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
 SCHEMA: Final = 1
 SUFFIX: Final = ".certificate.json"
+_KINDS: Final = {
+    "str": ("str",),
+    "str | None": ("str", "NoneType"),
+    "int": ("int",),
+    "float": ("int", "float"),
+    "dict[str, Any]": ("dict",),
+    "dict[str, float]": ("dict",),
+}
 
 
 @dataclass(frozen=True)
@@ -75,14 +86,47 @@ class Certificate:
 
     @classmethod
     def from_json(cls, text: str) -> Certificate:
-        """The inverse of `to_json`. ValueError where it is no certificate of this schema."""
+        """The inverse of `to_json`. ValueError where it is no certificate of this schema, or holds what none can."""
         try:
             values = json.loads(text)
             if not isinstance(values, dict) or values.get("schema") != SCHEMA:
                 raise ValueError("schema")
-            return cls(**values)
+            made = cls(**values)
+            for field_ in fields(cls):
+                value = getattr(made, field_.name)
+                if type(value).__name__ not in _KINDS[str(field_.type)]:
+                    raise ValueError(field_.name)
+                if isinstance(value, int | float) and not (math.isfinite(value) and value >= 0):
+                    raise ValueError(field_.name)
         except (TypeError, ValueError):
             raise ValueError(f"this is no anonymisation certificate of schema {SCHEMA}") from None
+        return made
+
+    def shortcomings(self) -> list[str]:
+        """Why this proves nothing of its clip, a line each; empty where it does prove it."""
+        found = []
+        if self.verifier is None:
+            found.append("the certificate names no second detector: the clip was never proven")
+        elif shared := sorted(model_names(self.detector) & model_names(self.verifier)):
+            found.append(f"the second detector is the first one again ({', '.join(shared)}): it proves nothing")
+        if self.frames < 1 or not 1 <= self.frames_verified <= self.frames:
+            found.append(f"the second detector saw {self.frames_verified} of {self.frames} frames")
+        wanted = self.policy.get("cover_share", 1.0)
+        # asked this way round, so that what is no number falls short too
+        if not (isinstance(wanted, int | float) and 0 < wanted <= self.worst_coverage <= 1):
+            found.append(f"the certificate itself claims only {self.worst_coverage:.0%} coverage")
+        return found
+
+
+def model_names(version: str) -> set[str]:
+    """The models that a detector's version names, digests and parameters apart; one of several detectors names all."""
+    inside = version.partition("(")[2].rpartition(")")[0] if version.startswith("fused:") else ""
+    return {part.partition(":")[0].partition("@")[0] for part in re.split(r"\+(?=[A-Za-z_])", inside or version)}
+
+
+def different(finding: Iterable[str], proving: Iterable[str]) -> bool:
+    """Whether models share none: one that checks itself misses what it missed."""
+    return not set(finding) & set(proving)
 
 
 def sha256_of(path: Path) -> tuple[str, int]:

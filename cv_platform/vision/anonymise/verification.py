@@ -72,10 +72,7 @@ def verify_clip(
     digest, size = sha256_of(clip)
     if (digest, size) != (certificate.output_sha256, certificate.output_bytes):
         found.problems.append("the file is not the one that was certified: its digest or length differs")
-    if certificate.verifier is None:
-        found.problems.append("the certificate names no second detector: the clip was never proven")
-    elif certificate.worst_coverage < float(certificate.policy.get("cover_share", 1.0)):
-        found.problems.append(f"the certificate itself claims only {certificate.worst_coverage:.0%} coverage")
+    found.problems += certificate.shortcomings()
     found.problems += extra_content(clip, keep_audio=certificate.policy.get("audio") == "keep")
     try:
         _decode(clip, certificate, detector, rate_hz, limits, found, progress)

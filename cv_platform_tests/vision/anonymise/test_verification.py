@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -157,3 +158,53 @@ def test_a_stray_face_in_one_frame_of_a_hundred_is_hidden_by_itself_and_three_ar
     pictures = read_pictures(tmp_path / "out.mp4")[1]
     assert pictures[40][92:108, 22:38].max() < 25, "black, not the ground"
     assert pictures[110][92:108, 22:38].mean() > 30, "only about where it was seen"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, None),
+        ({"verifier": None}, "never proven"),
+        ({"detector": "a@0123456789ab:v2:x/640", "verifier": "a@0123456789ab:v2:x/1280"}, "first one again (a)"),
+        ({"detector": "a@0123456789ab:v2", "verifier": "a@ba9876543210:v2"}, "first one again (a)"),
+        ({"detector": "fused:v1/0.55(a@0123456789ab:v2/1e+06+b:v1)", "verifier": "b:v1:0.5"}, "first one again (b)"),
+        ({"detector": "fused:v1/0.55(a@0123456789ab:v2/1e+06+b:v1)", "verifier": "c:v1:1e+06"}, None),
+        ({"worst_coverage": 0.94}, "only 94% coverage"),
+        ({"worst_coverage": float("nan")}, "coverage"),
+        ({"worst_coverage": 1.5}, "coverage"),
+        ({"policy": {"cover_share": float("nan")}}, "coverage"),
+        ({"policy": {"cover_share": "0.1"}}, "coverage"),
+        ({"policy": {}}, None),
+        ({"frames_verified": 0}, "saw 0 of 24"),
+        ({"frames_verified": 25}, "saw 25 of 24"),
+        ({"frames": 0}, "of 0 frames"),
+    ],
+)
+def test_what_a_certificate_fails_to_prove(
+    published: tuple[Path, Path, Certificate], changes: dict[str, Any], says: str | None
+) -> None:
+    found = replace(published[2], **changes).shortcomings()
+    assert found == [] if says is None else says in " ".join(found)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"worst_coverage": float("nan")},
+        {"worst_coverage": float("inf")},
+        {"worst_coverage": "1.0"},
+        {"worst_coverage": None},
+        {"frames": -1},
+        {"frames": True},
+        {"frames": 24.0},
+        {"verifier": 7},
+        {"policy": []},
+        {"detector": None},
+        {"schema": 2},
+        {"more": 1},
+    ],
+)
+def test_what_no_certificate_can_say_is_none(published: tuple[Path, Path, Certificate], change: dict[str, Any]) -> None:
+    values = json.loads(published[2].to_json()) | change
+    with pytest.raises(ValueError, match="no anonymisation certificate"):
+        Certificate.from_json(json.dumps(values))

@@ -1,0 +1,133 @@
+"""The last look before publication: what is not proven is not published, whoever says that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cv_platform.pipeline.blurred_clips import BlurredClips
+from cv_platform.pipeline.publishing import publish_due
+from cv_platform.pipeline.stage import run_stage
+from cv_platform.pipeline.stages import run_named_stage
+from cv_platform.storage.ledger.model import BLURRED_CLIPS, RAW_CLIPS, Scope
+from cv_platform.storage.ledger.versions import adopt_versions
+from cv_platform.vision.anonymise import AnonymisationFailed, Certificate
+from cv_platform.vision.models import ModelRefused
+from cv_platform_tests.pipeline.world import VERSIONS, World, certify, short_clip, with_settings
+
+Change = Callable[[Certificate, Path], Certificate]
+
+
+@pytest.fixture
+def waiting(world: World, tmp_path: Path) -> World:
+    """A clip that waits to be blurred."""
+    world.upload(short_clip(tmp_path / "a.mp4", frames=4))
+    world.ingest()
+    adopt_versions(world.database, VERSIONS)
+    world.run(RAW_CLIPS)
+    return world
+
+
+def stage(change: Change) -> BlurredClips:
+    """The stage with an anonymiser that ends otherwise."""
+
+    def anonymise(clip: Any, source: Path, destination: Path, should_stop: Any) -> Certificate:
+        return change(certify(clip, source, destination, should_stop), destination)
+
+    return BlurredClips(VERSIONS[BLURRED_CLIPS], anonymise)
+
+
+def published(world: World) -> list[str]:
+    publish_due(world.platform, Scope())
+    return [info.key for info in world.platform.cold.list("blurred")]
+
+
+def another_file(certificate: Certificate, made: Path) -> Certificate:
+    made.write_bytes(made.read_bytes()[::-1] + b"!")
+    return certificate
+
+
+def no_file(certificate: Certificate, made: Path) -> Certificate:
+    made.unlink()
+    return certificate
+
+
+def test_what_is_proven_is_published(waiting: World) -> None:
+    assert run_stage(waiting.platform, stage(lambda certificate, made: certificate), Scope()).done == 1
+    assert len(published(waiting)) == 2  # with its certificate
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda certificate, made: replace(certificate, verifier=None),
+        lambda certificate, made: replace(certificate, verifier=certificate.detector),
+        lambda certificate, made: replace(certificate, worst_coverage=0.9),
+        lambda certificate, made: replace(certificate, worst_coverage=float("nan")),
+        lambda certificate, made: replace(certificate, frames_verified=0),
+        lambda certificate, made: replace(certificate, frames=0, frames_verified=0),
+        another_file,
+    ],
+    ids=["no verifier", "one model", "coverage", "no number", "nothing verified", "no frame", "another file"],
+)
+def test_what_is_not_proven_is_quarantined(waiting: World, change: Change) -> None:
+    report = run_stage(waiting.platform, stage(change), Scope())
+    assert dict(report.quarantined) == {"proof_failed": 1}
+    assert waiting.states() == {"quarantined": 1}
+    assert published(waiting) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda certificate, made: replace(certificate, input_sha256="0" * 64), no_file],
+    ids=["another clip's", "no file"],
+)
+def test_what_may_pass_is_tried_again(waiting: World, change: Change) -> None:
+    report = run_stage(waiting.platform, stage(change), Scope())
+    assert (report.done, report.postponed) == (0, 1)
+    assert published(waiting) == []
+
+
+def test_a_failure_that_may_pass_is_tried_again_and_publishes_nothing(waiting: World) -> None:
+    def full(certificate: Certificate, made: Path) -> Certificate:
+        raise AnonymisationFailed("disk_full")
+
+    assert run_stage(waiting.platform, stage(full), Scope()).postponed == 1
+    assert published(waiting) == []
+
+
+def test_a_clip_uploaded_again_while_it_is_blurred_is_not_published(waiting: World, tmp_path: Path) -> None:
+    newer = short_clip(tmp_path / "b.mp4", first_level=9, frames=4)
+
+    def meanwhile(certificate: Certificate, made: Path) -> Certificate:
+        waiting.upload(newer)
+        assert waiting.ingest().superseded == 1
+        return certificate
+
+    report = run_stage(waiting.platform, stage(meanwhile), Scope())
+    assert (report.done, report.stale) == (0, 1)
+    assert published(waiting) == []
+    assert waiting.states() == {"superseded": 1, "in_progress": 1}
+
+
+def test_a_policy_that_changes_while_a_clip_is_blurred_is_not_passed_over(waiting: World) -> None:
+    def meanwhile(certificate: Certificate, made: Path) -> Certificate:
+        adopt_versions(waiting.database, {**VERSIONS, BLURRED_CLIPS: "hides more"})
+        return certificate
+
+    report = run_stage(waiting.platform, stage(meanwhile), Scope())
+    assert (report.done, report.stale) == (0, 1)
+    assert published(waiting) == []
+    assert waiting.states() == {"in_progress": 1}
+
+
+def test_a_model_that_would_prove_itself_is_refused_before_a_clip_is_touched(waiting: World) -> None:
+    same = {"detectors": "hog_people", "face_detector": "hog_people", "face_verifier": "hog_people"}
+    platform = World.at(with_settings(waiting.settings, **same)).platform
+    with pytest.raises(ModelRefused, match=r"CV_PLATFORM_FACE_VERIFIER.*second"):
+        run_named_stage(platform, BLURRED_CLIPS, Scope())
+    assert waiting.rows("SELECT state, attempts FROM cv.stages WHERE stage = 'blurred_clips'") == [("pending", 0)]
