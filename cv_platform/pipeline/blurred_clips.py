@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ class BlurredClips:
             if certificate.input_sha256 != raw.sha256:
                 raise InputChanged("the anonymiser read other bytes than were registered")
             _require_proof(certificate, blurred)
+            certificate_text = certificate.to_json()
             output = upload_sealed(
                 platform,
                 claim,
@@ -60,10 +62,11 @@ class BlurredClips:
                 blurred,
                 kind="blurred",
                 suffix=".mp4",
-                certificate=certificate.to_json(),
+                certificate=certificate_text,
             )
             size_bytes = blurred.stat().st_size
             models = models_in(certificate.detector, certificate.verifier)
+            certificate_sha256 = hashlib.sha256(certificate_text.encode()).hexdigest()
 
         def write(connection: Connection) -> None:
             # Certified is published: one transaction says both, or neither.
@@ -77,9 +80,9 @@ class BlurredClips:
             discard_objects(connection, "cold", [previous[0] if previous else None])
             connection.execute(
                 "UPDATE cv.clips SET state = 'published', published_from = %s, published_sha256 = %s,"
-                " published_bytes = %s, published_at = now(), copied_sha256 = NULL, published_models = %s"
-                " WHERE clip_id = %s",
-                [output.key, certificate.output_sha256, size_bytes, models, clip.clip_id],
+                " published_bytes = %s, published_at = now(), copied_sha256 = NULL, published_models = %s,"
+                " certificate_sha256 = %s WHERE clip_id = %s",
+                [output.key, certificate.output_sha256, size_bytes, models, certificate_sha256, clip.clip_id],
             )
             note_stored(connection, claim, output.stored)
 

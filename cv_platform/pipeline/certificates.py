@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import date
 
-from cv_platform.pipeline.outputs import CERTIFICATE_SUFFIX
+from cv_platform.pipeline.outputs import CERTIFICATE_SUFFIX, is_as_written
 from cv_platform.pipeline.platform import Platform
 from cv_platform.storage.ledger.published import published_clips
 from cv_platform.storage.objects import ObjectMissing
@@ -23,18 +22,25 @@ class CertificateCheck:
 
 
 def check_certificates(platform: Platform, day: date) -> CertificateCheck:
-    """Read the certificate beside each published clip: it must be there and name the digest that the ledger holds."""
+    """Read the certificate beside each published clip: it must be there, as it was written, and prove what it names."""
+    from cv_platform.vision.anonymise.certificate import Certificate
+
     published = without = 0
     worst = lowest = 1.0
     for clip in published_clips(platform.database, day):
         published += 1
         try:
-            found = json.loads(platform.cold.get_bytes(clip.stable_key + CERTIFICATE_SUFFIX))
-            if found["output_sha256"] != clip.sha256:
-                raise ValueError("the certificate is another clip's")
-        except (ObjectMissing, ValueError, KeyError, TypeError):
+            text = platform.cold.get_bytes(clip.stable_key + CERTIFICATE_SUFFIX)
+            found = Certificate.from_json(text.decode())
+            if (
+                found.output_sha256 != clip.sha256
+                or found.shortcomings()
+                or not is_as_written(text, clip.certificate_sha256)
+            ):
+                raise ValueError("the certificate is another clip's, or proves nothing, or was changed")
+        except (ObjectMissing, ValueError):
             without += 1
             continue
-        worst = min(worst, float(found["worst_coverage"]))
-        lowest = min(lowest, float(found["verified_share"]))
+        worst = min(worst, found.worst_coverage)
+        lowest = min(lowest, found.verified_share)
     return CertificateCheck(published, without, worst, lowest)

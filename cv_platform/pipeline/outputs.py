@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,11 @@ from cv_platform.storage.ledger.model import Claim
 from cv_platform.storage.ledger.vault import StoredObject
 
 CERTIFICATE_SUFFIX = ".certificate.json"
+
+
+def is_as_written(certificate: bytes, sha256: str | None) -> bool:
+    """Whether a certificate read back has the digest that the ledger noted; one from before it noted any passes."""
+    return sha256 in (None, hashlib.sha256(certificate).hexdigest())
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,19 @@ from typing import Any
 import pytest
 
 from cv_platform.pipeline.blurred_clips import BlurredClips
+from cv_platform.pipeline.certificates import CertificateCheck, check_certificates
+from cv_platform.pipeline.outputs import CERTIFICATE_SUFFIX
+from cv_platform.pipeline.published_clips import fetch_published
 from cv_platform.pipeline.publishing import publish_due
 from cv_platform.pipeline.stage import run_stage
 from cv_platform.pipeline.stages import run_named_stage
 from cv_platform.storage.ledger.model import BLURRED_CLIPS, RAW_CLIPS, Scope
 from cv_platform.storage.ledger.versions import adopt_versions
+from cv_platform.storage.objects import ObjectMissing
+from cv_platform.storage.sealed import SealBroken
 from cv_platform.vision.anonymise import AnonymisationFailed, Certificate
 from cv_platform.vision.models import ModelRefused
-from cv_platform_tests.pipeline.world import VERSIONS, World, certify, short_clip, with_settings
+from cv_platform_tests.pipeline.world import MORNING, VERSIONS, World, certify, short_clip, with_settings
 
 Change = Callable[[Certificate, Path], Certificate]
 
@@ -131,3 +136,52 @@ def test_a_model_that_would_prove_itself_is_refused_before_a_clip_is_touched(wai
     with pytest.raises(ModelRefused, match=r"CV_PLATFORM_FACE_VERIFIER.*second"):
         run_named_stage(platform, BLURRED_CLIPS, Scope())
     assert waiting.rows("SELECT state, attempts FROM cv.stages WHERE stage = 'blurred_clips'") == [("pending", 0)]
+
+
+def changed(text: bytes) -> bytes:
+    return text.replace(b'"worst_coverage": 1.0', b'"worst_coverage": 0.99')
+
+
+def proves_nothing(text: bytes) -> bytes:
+    return text.replace(b'"verifier": "another"', b'"verifier": null')
+
+
+def no_number(text: bytes) -> bytes:
+    return text.replace(b'"worst_coverage": 1.0', b'"worst_coverage": NaN')
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "from before digests were noted"])
+@pytest.mark.parametrize("tampered", [changed, proves_nothing, no_number, lambda text: b"{}", lambda text: None])
+def test_a_certificate_that_was_tampered_with_in_the_store_is_noticed(
+    waiting: World, tmp_path: Path, tampered: Callable[[bytes], bytes | None], noted: bool
+) -> None:
+    waiting.run(BLURRED_CLIPS)
+    day = MORNING.date()
+    assert check_certificates(waiting.platform, day) == CertificateCheck(1, 0, 1.0, 1.0)
+    [(clip_id, key)] = waiting.rows("SELECT clip_id, published_key FROM cv.clips")
+    fetch_published(waiting.platform, clip_id, tmp_path / "before.mp4")
+    beside = key + CERTIFICATE_SUFFIX
+    text = tampered(waiting.platform.cold.get_bytes(beside))
+    if text is None:
+        waiting.platform.cold.delete([beside])
+    else:
+        assert text != waiting.platform.cold.get_bytes(beside)
+        waiting.platform.cold.put_bytes(beside, text)
+    if not noted:
+        waiting.execute("UPDATE cv.clips SET certificate_sha256 = NULL")
+    found = check_certificates(waiting.platform, day)
+    assert (found.published, found.without) == (1, 0 if tampered is changed and not noted else 1)
+    if noted:
+        with pytest.raises((SealBroken, ObjectMissing)):
+            fetch_published(waiting.platform, clip_id, tmp_path / "after.mp4")
+        assert not (tmp_path / "after.mp4").exists()
+
+
+def test_a_certificate_of_another_clip_is_no_certificate(waiting: World, tmp_path: Path) -> None:
+    waiting.upload(short_clip(tmp_path / "b.mp4", first_level=9, frames=4), camera="cam2")
+    waiting.ingest()
+    waiting.run(RAW_CLIPS, BLURRED_CLIPS)
+    (one, other) = (key + CERTIFICATE_SUFFIX for (key,) in waiting.rows("SELECT published_key FROM cv.clips"))
+    waiting.platform.cold.put_bytes(one, waiting.platform.cold.get_bytes(other))
+    waiting.execute("UPDATE cv.clips SET certificate_sha256 = NULL")  # not by its digest alone
+    assert check_certificates(waiting.platform, MORNING.date()).without == 1

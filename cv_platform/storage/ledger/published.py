@@ -262,11 +262,12 @@ def put_off_garbage(database: Database, store: str, key: str, *, delay_s: float)
 
 @dataclass(frozen=True)
 class PublishedClip:
-    """A clip whose published bytes lie under its stable key."""
+    """A clip whose published bytes lie under its stable key; its certificate's digest, where that was noted."""
 
     clip_id: uuid.UUID
     stable_key: str
     sha256: str
+    certificate_sha256: str | None
 
 
 def published_clips(
@@ -275,8 +276,8 @@ def published_clips(
     """Clips whose stable key holds what the ledger says, newest first."""
     with database.transaction() as connection:
         rows = connection.execute(
-            "SELECT clip_id, published_key, published_sha256 FROM cv.clips WHERE state = 'published'"
-            " AND copied_sha256 = published_sha256 AND (%(day)s::date IS NULL OR capture_date = %(day)s)"
+            "SELECT clip_id, published_key, published_sha256, certificate_sha256 FROM cv.clips"
+            " WHERE state = 'published' AND copied_sha256 = published_sha256 AND (%(day)s::date IS NULL OR capture_date = %(day)s)"
             " AND (%(sites)s::text[] = '{}' OR site_id = ANY(%(sites)s))"
             " ORDER BY published_at DESC, clip_id LIMIT %(limit)s",
             {"day": day, "sites": list(sites), "limit": limit},
