@@ -62,8 +62,8 @@ def read_published_range(platform: Platform, clip_id: uuid.UUID, *, start: int, 
 def _published(platform: Platform, clip_id: uuid.UUID) -> tuple[str, str, int, str | None]:
     with platform.database.transaction() as connection:
         row = connection.execute(
-            "SELECT published_key, published_sha256, published_bytes, certificate_sha256 FROM cv.clips WHERE clip_id = %s"
-            " AND state = 'published' AND copied_sha256 = published_sha256",
+            "SELECT published_key, published_sha256, published_bytes, certificate_sha256 FROM cv.clips"
+            " WHERE clip_id = %s AND state = 'published' AND copied_sha256 = published_sha256",
             [clip_id],
         ).fetchone()
     if row is None:

@@ -277,7 +277,8 @@ def published_clips(
     with database.transaction() as connection:
         rows = connection.execute(
             "SELECT clip_id, published_key, published_sha256, certificate_sha256 FROM cv.clips"
-            " WHERE state = 'published' AND copied_sha256 = published_sha256 AND (%(day)s::date IS NULL OR capture_date = %(day)s)"
+            " WHERE state = 'published' AND copied_sha256 = published_sha256"
+            " AND (%(day)s::date IS NULL OR capture_date = %(day)s)"
             " AND (%(sites)s::text[] = '{}' OR site_id = ANY(%(sites)s))"
             " ORDER BY published_at DESC, clip_id LIMIT %(limit)s",
             {"day": day, "sites": list(sites), "limit": limit},
