@@ -37,10 +37,11 @@ def see_picture(
 def run_detector(detector: Detector, pictures: list[npt.NDArray[np.uint8]]) -> list[Detections]:
     try:
         found = detector.detect(pictures)
+        answers = len(found)
     except Exception as error:
         # the type only: the text may hold a path
         raise AnonymisationFailed("detector_failed", f"a detector failed with {type(error).__name__}") from error
-    if len(found) != len(pictures):
+    if answers != len(pictures):
         raise AnonymisationFailed("detector_failed", "a detector did not answer for every picture")
     return found
 
