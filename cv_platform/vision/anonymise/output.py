@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from av.video.frame import VideoFrame
 
 from cv_platform.vision.anonymise.encoding import AccessUnit, Encoder
 from cv_platform.vision.anonymise.failures import AnonymisationFailed
 from cv_platform.vision.anonymise.flow import Consumer, Prefetched
-from cv_platform.vision.anonymise.hiding import Hider, planes
+from cv_platform.vision.anonymise.hiding import Hider, Plane, planes
 from cv_platform.vision.anonymise.mp4 import Mp4Writer, VideoFormat
 from cv_platform.vision.anonymise.policy import AnonymisePolicy
 from cv_platform.vision.anonymise.regions import HidingPlan, Region
@@ -33,6 +34,9 @@ _MORE_DETAIL = 8.0
 _LEAST_CELL_PX = 8.0
 _PLAIN_CELL_TOLERANCE = 5.0
 _MORE_DETAIL_THAN_NONE = 1.0
+_FINE_CELLS = (8, 8)
+_LEAST_DIFFERENCE = 2.0
+_HIDDEN_SHARE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +48,16 @@ class Signature:
         levels, detail: the same, and the deviation within each, of what is no nearer to the region's edges than a block
             of the codec's reaches; None in a small region.
         cell_px: shorter side of such a cell.
+        fine: level of 8×8 cells.
+        bare: what those were before the region was hidden; None where it is not known.
     """
 
-    coarse: npt.NDArray[np.uint8]
+    coarse: Plane
+    fine: Plane
     levels: npt.NDArray[np.float16] | None
     detail: npt.NDArray[np.float16] | None
     cell_px: float = 0.0
+    bare: Plane | None = None
 
 
 @dataclass
@@ -104,10 +112,11 @@ def write_clip(
             for frame in frames:
                 check_same(frame, found)
                 regions = plan.regions(frame.index)
+                bare = fine_levels(frame.picture, regions)
                 picture = hider.hide(frame.picture, regions)
                 written.ticks.append(frame.tick)
                 if regions:
-                    written.signatures[frame.index] = [(r, signature(planes(picture)[0], r)) for r in regions]
+                    written.signatures[frame.index] = signatures(picture, regions, bare)
                 encoding.put(ClipFrame(frame.index, frame.tick, picture))
                 if progress is not None:
                     progress(frame.index + 1)
@@ -189,17 +198,35 @@ def video_format(geometry: Geometry) -> VideoFormat:
     )
 
 
+def fine_levels(picture: VideoFrame, regions: Sequence[Region]) -> list[Plane]:
+    """Level of 8×8 cells of each region: to be asked before the picture is hidden."""
+    return [_fine(planes(picture)[0], region) for region in regions]
+
+
+def signatures(picture: VideoFrame, regions: Sequence[Region], bare: Sequence[Plane]) -> list[tuple[Region, Signature]]:
+    """How the hidden regions of a picture look, and looked before they were hidden (`fine_levels`)."""
+    luma = planes(picture)[0]
+    return [(r, replace(signature(luma, r), bare=before)) for r, before in zip(regions, bare, strict=True)]
+
+
+def _fine(luma: Plane, region: Region) -> Plane:
+    part = np.ascontiguousarray(luma[region.y1 : region.y2, region.x1 : region.x2])
+    return np.asarray(cv2.resize(part, _FINE_CELLS, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def signature(luma: npt.NDArray[np.uint8], region: Region) -> Signature:
     """How the region looks now: survives encoding, does not survive a face left bare."""
     part = np.ascontiguousarray(luma[region.y1 : region.y2, region.x1 : region.x2])
     coarse = np.asarray(cv2.resize(part, _CELLS, interpolation=cv2.INTER_AREA), np.uint8)
+    fine = _fine(luma, region)
     core = np.ascontiguousarray(part[_RINGING_PX:-_RINGING_PX, _RINGING_PX:-_RINGING_PX], np.float32)
     if min(core.shape) < _LEAST_CORE_PX:
-        return Signature(coarse, None, None)
+        return Signature(coarse, fine, None, None)
     levels = cv2.resize(core, _CELLS, interpolation=cv2.INTER_AREA)
     squares = cv2.resize(core * core, _CELLS, interpolation=cv2.INTER_AREA)
     detail = np.sqrt(np.maximum(squares - levels * levels, 0))
-    return Signature(coarse, levels.astype(np.float16), detail.astype(np.float16), min(core.shape) / _CELLS[0])
+    cell_px = min(core.shape) / _CELLS[0]
+    return Signature(coarse, fine, levels.astype(np.float16), detail.astype(np.float16), cell_px)
 
 
 def still_hidden(seen: Signature, meant: Signature, *, crf: int) -> bool:
@@ -207,12 +234,16 @@ def still_hidden(seen: Signature, meant: Signature, *, crf: int) -> bool:
 
     On the whole its levels agree; away from its edges, over which the codec's blocks carry what lies around it, every
     cell's level does, and no cell shows detail that was not there: a dark face over black differs in little else.
+    And in 8×8 cells it looks more like what was written than like what was there: a small region is all edges, and
+    over a blurred one little else differs.
     """
+    coarser = 2 ** (max(0, crf - _USUAL_CRF) / 6)  # x264's quantiser doubles every six steps
     if float(np.abs(seen.coarse.astype(np.int16) - meant.coarse).mean()) > _TOLERANCE:
+        return False
+    if meant.bare is not None and not _is_hidden(seen.fine, meant.fine, meant.bare, _LEAST_DIFFERENCE * coarser):
         return False
     if seen.levels is None or seen.detail is None or meant.levels is None or meant.detail is None:
         return seen.levels is meant.levels
-    coarser = 2 ** (max(0, crf - _USUAL_CRF) / 6)  # x264's quantiser doubles every six steps
     plain = not meant.detail.any() and float(np.ptp(meant.levels)) == 0
     if not plain and meant.cell_px < _LEAST_CELL_PX:
         return True
@@ -222,3 +253,14 @@ def still_hidden(seen: Signature, meant: Signature, *, crf: int) -> bool:
     # motion carries a little of what is outside into a cell or two; a bare face shows in most
     everywhere = not plain or float(more.mean()) <= _MORE_DETAIL_THAN_NONE * coarser
     return bool((away <= most_away).all() and (more <= _MORE_DETAIL * coarser).all() and everywhere)
+
+
+def _is_hidden(seen: Plane, meant: Plane, bare: Plane, least: float) -> bool:
+    """Whether cells went most of the way from what was there to what was written.
+
+    Yes, too, where that way is too short to tell: what encoding changes could hide a step or make one.
+    """
+    was = bare.astype(np.float32)
+    way = meant - was
+    power = float((way * way).mean())
+    return power < least * least or float(((seen - was) * way).mean()) >= _HIDDEN_SHARE * power

@@ -16,9 +16,9 @@ from cv_platform.vision.anonymise import h264
 from cv_platform.vision.anonymise.encoding import AccessUnit, Encoder
 from cv_platform.vision.anonymise.failures import AnonymisationFailed
 from cv_platform.vision.anonymise.gops import PROFILES, Gop, GopMap, reorder_depth, slices_of
-from cv_platform.vision.anonymise.hiding import Hider, planes
+from cv_platform.vision.anonymise.hiding import Hider
 from cv_platform.vision.anonymise.mp4 import Mp4Writer
-from cv_platform.vision.anonymise.output import WrittenClip, signature, video_format
+from cv_platform.vision.anonymise.output import WrittenClip, fine_levels, signatures, video_format
 from cv_platform.vision.anonymise.policy import AnonymisePolicy
 from cv_platform.vision.anonymise.regions import HidingPlan
 from cv_platform.vision.anonymise.sightings import Scan
@@ -158,10 +158,10 @@ class _Surgery:
             pictures = self._decode(gop)
             for index, picture in zip(range(gop.first, gop.last + 1), pictures, strict=True):
                 regions = self._plan.regions(index)
+                bare = fine_levels(picture, regions)
                 picture = self._hider.hide(picture, regions)
                 if regions:
-                    luma = planes(picture)[0]
-                    self._written.signatures[index] = [(r, signature(luma, r)) for r in regions]
+                    self._written.signatures[index] = signatures(picture, regions, bare)
                 encoder.add(picture, self._written.ticks[index], idr=index == gop.first)
             self._written.gops_encoded += 1
         encoder.finish()
