@@ -190,7 +190,7 @@ def _write_and_check(
                 video = add_audio(video, source, folder / "with_audio.mp4", geometry)
         with _timed(seconds, "check"):
             check_output(
-                video, written, found, timescale=geometry.timescale, crf=policy.crf,
+                video, written, found, timescale=geometry.timescale, crf=policy.crf, zones=hider.zones(),
                 source=reader() if written.copied else None, limits=policy.limits, should_stop=should_stop,
                 progress=lambda done: said("check", done, found.frames),
             )  # fmt: skip

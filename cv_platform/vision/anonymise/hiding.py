@@ -32,6 +32,7 @@ _DISTURB = 40
 _MOST_PATTERN = 48
 _STRUCTURE_SCALES = (0.015, 0.03, 0.06)
 _BLUR_CELLS = 4
+_ZONE_CELL_PX = 8
 
 
 def planes(picture: VideoFrame) -> tuple[Plane, Plane, Plane]:
@@ -44,6 +45,27 @@ def planes(picture: VideoFrame) -> tuple[Plane, Plane, Plane]:
     return views[0], views[1], views[2]
 
 
+class ZoneCheck:
+    """Whether fixed zones are black, cell by cell: those cells of 8×8 pixels that lie in them with their neighbours.
+
+    A zone of less than three cells' width is not looked at: the codec carries what lies around it over its edges.
+    """
+
+    def __init__(self, mask: npt.NDArray[np.bool_], black: int) -> None:
+        height, width = mask.shape
+        self._size = max(1, width // _ZONE_CELL_PX), max(1, height // _ZONE_CELL_PX)
+        whole = cv2.resize(mask.astype(np.float32), self._size, interpolation=cv2.INTER_AREA) > 1 - 1e-4
+        kernel = np.ones((3, 3), np.uint8)
+        inner = cv2.erode(whole.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1)
+        self._inner = np.asarray(inner, bool)
+        self._black = black
+
+    def hidden(self, luma: Plane, tolerance: float) -> bool:
+        """Whether no cell's level is further from black than this."""
+        levels = cv2.resize(luma, self._size, interpolation=cv2.INTER_AREA)[self._inner]
+        return bool((np.abs(levels.astype(np.float32) - self._black) <= tolerance).all())
+
+
 class Hider:
     """Hides regions and zones in pictures, frame by frame in order; keeps what must be held for a track's life.
 
@@ -52,19 +74,27 @@ class Hider:
         policy: method, zones, and the key of the mosaic's cells.
         clip: what tells this clip from others that are hidden with the same key, such as its digest: the first track
             of two clips must not be disturbed by the same pattern, or their difference is free of it.
+
+    Attributes:
+        zone_mask: bool (H, W), the pixels of zones, or None.
+        black: luma of what is painted.
     """
 
     def __init__(self, geometry: Geometry, policy: AnonymisePolicy, *, clip: str) -> None:
         self._method = policy.method
         key = policy.mosaic_key or secrets.token_bytes(32)
         self._key = hmac.new(key, b"mosaic of clip " + clip.encode(), hashlib.sha256).digest()
-        self._black = 0 if geometry.colour[3] else 16
+        self.black = 0 if geometry.colour[3] else 16
         self._tiles: dict[int, tuple[Plane, Plane, Plane]] = {}
         self.zone_mask = zone_pixels(policy.zones, geometry) if policy.zones else None
         self._zone_chroma: npt.NDArray[np.bool_] | None = None
         if self.zone_mask is not None:
             h, w = self.zone_mask.shape
             self._zone_chroma = np.asarray(self.zone_mask.reshape(h // 2, 2, w // 2, 2).any(axis=(1, 3)))
+
+    def zones(self) -> ZoneCheck | None:
+        """Tells whether zones are hidden in a picture's luma; None where there are none."""
+        return None if self.zone_mask is None else ZoneCheck(self.zone_mask, self.black)
 
     def hide(self, picture: VideoFrame, regions: Sequence[Region]) -> VideoFrame:
         """The picture with the regions and zones hidden; it is made its own first, so the decoder's is not touched."""
@@ -76,7 +106,7 @@ class Hider:
             half = (slice(r.y1 // 2, r.y2 // 2), slice(r.x1 // 2, r.x2 // 2))
             parts = (y[r.y1 : r.y2, r.x1 : r.x2], u[half], v[half])
             if self._method == "solid":
-                fills: tuple[int | Plane, ...] = (self._black, 128, 128)
+                fills: tuple[int | Plane, ...] = (self.black, 128, 128)
             elif self._method == "mosaic":
                 fills = self._mosaic(r, parts)
             else:
@@ -84,7 +114,7 @@ class Hider:
             for part, fill in zip(parts, fills, strict=True):
                 part[...] = fill
         if self.zone_mask is not None:
-            y[self.zone_mask] = self._black
+            y[self.zone_mask] = self.black
             u[self._zone_chroma] = 128
             v[self._zone_chroma] = 128
         return picture

@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from cv_platform.vision.anonymise.encoding import AccessUnit, Encoder
 from cv_platform.vision.anonymise.failures import AnonymisationFailed
 from cv_platform.vision.anonymise.flow import Consumer, Prefetched
-from cv_platform.vision.anonymise.hiding import Hider, Plane, planes
+from cv_platform.vision.anonymise.hiding import Hider, Plane, ZoneCheck, planes
 from cv_platform.vision.anonymise.mp4 import Mp4Writer, VideoFormat
 from cv_platform.vision.anonymise.policy import AnonymisePolicy
 from cv_platform.vision.anonymise.regions import HidingPlan, Region
@@ -137,6 +137,7 @@ def check_output(
     *,
     timescale: int,
     crf: int,
+    zones: ZoneCheck | None,
     source: FrameReader | None,
     limits: ClipLimits,
     should_stop: Callable[[], bool],
@@ -148,6 +149,7 @@ def check_output(
         path, written, found: what was written, and what was meant.
         timescale: ticks a second of `written`; the file may have others.
         crf: x264's, as it was written.
+        zones: what is hidden in every frame, or None.
         source: a fresh reader of the clip, where groups were copied; else None.
         limits, should_stop, progress: as elsewhere.
 
@@ -176,6 +178,8 @@ def check_output(
                 theirs = planes(original.picture)
                 if not all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)):
                     raise AnonymisationFailed("proof_failed", "a copied frame is not the clip's")
+            if zones is not None and not zones.hidden(ours[0], _PLAIN_CELL_TOLERANCE * _coarser(crf)):
+                raise AnonymisationFailed("proof_failed", "a zone that is always hidden is not")
             for region, meant in written.signatures.get(frame.index, ()):
                 if not still_hidden(signature(ours[0], region), meant, crf=crf):
                     raise AnonymisationFailed("proof_failed")
@@ -237,7 +241,7 @@ def still_hidden(seen: Signature, meant: Signature, *, crf: int) -> bool:
     And in 8×8 cells it looks more like what was written than like what was there: a small region is all edges, and
     over a blurred one little else differs.
     """
-    coarser = 2 ** (max(0, crf - _USUAL_CRF) / 6)  # x264's quantiser doubles every six steps
+    coarser = _coarser(crf)
     if float(np.abs(seen.coarse.astype(np.int16) - meant.coarse).mean()) > _TOLERANCE:
         return False
     if meant.bare is not None and not _is_hidden(seen.fine, meant.fine, meant.bare, _LEAST_DIFFERENCE * coarser):
@@ -253,6 +257,11 @@ def still_hidden(seen: Signature, meant: Signature, *, crf: int) -> bool:
     # motion carries a little of what is outside into a cell or two; a bare face shows in most
     everywhere = not plain or float(more.mean()) <= _MORE_DETAIL_THAN_NONE * coarser
     return bool((away <= most_away).all() and (more <= _MORE_DETAIL * coarser).all() and everywhere)
+
+
+def _coarser(crf: int) -> float:
+    """How much more encoding at this crf changes than at the usual one."""
+    return float(2 ** (max(0, crf - _USUAL_CRF) / 6))  # x264's quantiser doubles every six steps
 
 
 def _is_hidden(seen: Plane, meant: Plane, bare: Plane, least: float) -> bool:

@@ -14,7 +14,8 @@ from av.video.frame import VideoFrame
 from cv_platform.vision.anonymise import AnonymisationFailed, AnonymisePolicy
 from cv_platform.vision.anonymise import clip as clip_module
 from cv_platform.vision.anonymise.clip import anonymise_clip
-from cv_platform.vision.anonymise.policy import Method
+from cv_platform.vision.anonymise.hiding import Hider, planes
+from cv_platform.vision.anonymise.policy import Method, Polygon
 from cv_platform.vision.anonymise.source import FrameReader
 from cv_platform.vision.classes import FACE
 from cv_platform.vision.detections import Detections
@@ -118,3 +119,40 @@ def test_what_encoding_changes_is_no_reason_for_doubt(tmp_path: Path, method: Me
     policy = AnonymisePolicy(method=method, crf=crf, mosaic_key=bytes(range(32)))
     certificate = anonymise_clip(source, tmp_path / "out.mp4", policy=policy, detector=Told(), verifier=Told())
     assert certificate.frames_touched == 16
+
+
+LEFT_HALF = ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))
+SLANTED = ((0.1, 0.1), (0.9, 0.3), (0.5, 0.9))
+
+
+@pytest.mark.parametrize("zones", [(LEFT_HALF,), (SLANTED,), (LEFT_HALF, SLANTED)])
+@pytest.mark.parametrize("crf", [23, 40])
+def test_a_zone_left_bare_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zones: tuple[Polygon, ...], crf: int
+) -> None:
+    source = write_pictures(tmp_path / "in.mp4", pictures(120, 60))
+    policy = AnonymisePolicy(classes=(), zones=zones, crf=crf)
+    faces = {"detector": Told(), "verifier": Told("other")}
+    assert anonymise_clip(source, tmp_path / "out.mp4", policy=policy, **faces).frames_touched == 16
+    undone_hiding(source, monkeypatch)
+    with pytest.raises(AnonymisationFailed, match="zone"):
+        anonymise_clip(source, tmp_path / "out.mp4", policy=policy, **faces)
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_zone_bare_in_one_place_of_one_frame_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_pictures(tmp_path / "in.mp4", pictures(120, 60))
+    hide, frames = Hider.hide, 0
+
+    def but_once(hider: Hider, picture: VideoFrame, regions: Any) -> VideoFrame:
+        nonlocal frames
+        hidden = hide(hider, picture, regions)
+        frames += 1
+        if frames == 9:
+            planes(hidden)[0][100:124, 40:64] = 90
+        return hidden
+
+    monkeypatch.setattr(Hider, "hide", but_once)
+    policy = AnonymisePolicy(classes=(), zones=(LEFT_HALF,))
+    with pytest.raises(AnonymisationFailed, match="zone"):
+        anonymise_clip(source, tmp_path / "out.mp4", policy=policy, detector=Told(), verifier=Told("other"))
