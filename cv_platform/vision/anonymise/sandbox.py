@@ -6,6 +6,7 @@ crash is a verdict on the clip, not the end of the run that asked for it.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -73,7 +74,7 @@ def anonymise_clip_sandboxed(
                     "cpu_s": (timeout_s + _longest_s(policy)) * len(os.sched_getaffinity(0)),
                 },
                 timeout_s,
-                policy.limits.max_frames,
+                policy,
                 progress,
                 should_stop,
             )
@@ -87,7 +88,7 @@ def anonymise_clip_sandboxed(
 def _run(
     request: dict[str, Any],
     timeout_s: float,
-    max_frames: int,
+    policy: AnonymisePolicy,
     progress: Callable[[str, int, int | None], None] | None,
     should_stop: Callable[[], bool],
 ) -> Certificate:
@@ -103,7 +104,7 @@ def _run(
                         stage, frames = event["stage"], event["done"]
                         if stage not in done or not isinstance(frames, int):
                             raise ChildTakenOver
-                        if done[stage] < frames <= max_frames:
+                        if done[stage] < frames <= policy.limits.max_frames:
                             child.allow((frames - done[stage]) * SECONDS_A_FRAME)
                             done[stage] = frames
                         if progress is not None:
@@ -114,7 +115,7 @@ def _run(
                     case "bug":
                         raise AnonymisationFailed("worker_failed", f"the work stopped with {event['error']}")
                     case "done":
-                        return Certificate.from_json(event["certificate"])
+                        return _as_asked(event["certificate"], policy, verified=request["verifier"] is not None)
             raise _verdict(*child.ending())
     except ChildOutOfTime:
         raise AnonymisationFailed(
@@ -124,6 +125,18 @@ def _run(
         raise AnonymisationFailed("stopped") from None
     except ChildTakenOver:
         raise AnonymisationFailed("decoder_crashed") from None
+
+
+def _as_asked(text: str, policy: AnonymisePolicy, *, verified: bool) -> Certificate:
+    """The child's certificate, if it is of what was asked for: a clip may have taken the child over."""
+    try:
+        certificate = Certificate.from_json(text)
+    except ValueError:
+        raise ChildTakenOver from None
+    asked = json.loads(json.dumps(policy.describe()))
+    if certificate.policy != asked or (certificate.verifier is not None) != verified:
+        raise ChildTakenOver
+    return certificate
 
 
 def _longest_s(policy: AnonymisePolicy) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,3 +114,48 @@ def test_a_long_clip_gets_longer_by_the_frames_that_are_done(
         anonymise_clip_sandboxed(source, tmp_path / "out.mp4", policy=policy, detector=SQUARES, verifier=None)
     assert caught.value.reason_code == reason
     assert child.allowed_s == pytest.approx(frames * SECONDS_A_FRAME)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"policy": {}},
+        {"policy": {"zones": []}},
+        {"policy": {"classes": [0]}},
+        {"policy": {"verify_threshold": 0.99}},
+        {"verifier": None},
+        {"worst_coverage": "all"},
+        {"schema": 9},
+    ],
+    ids=str,
+)
+def test_a_certificate_of_another_task_than_was_given_is_none(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    policy = AnonymisePolicy(zones=(((0.0, 0.0), (0.1, 0.0), (0.1, 0.1)),), mosaic_key=bytes(16))
+    arguments: dict[str, Any] = {
+        "policy": policy, "detector": SQUARES, "verifier": DetectorSpec(f"{HERE}:bright_squares", {"version": "other"})
+    }  # fmt: skip
+    good = json.loads(anonymise_clip_sandboxed(source, tmp_path / "out.mp4", **arguments).to_json())
+    told = {**good, **changes}
+    if len(changes.get("policy", {})) == 1:
+        told["policy"] = good["policy"] | changes["policy"]
+
+    class Done(Telling):
+        def events(self) -> Iterator[dict[str, Any]]:
+            yield {"event": "done", "certificate": json.dumps(told)}
+
+    @contextmanager
+    def confined_child(module: str, request: dict[str, Any], **kwargs: Any) -> Iterator[Telling]:
+        Path(request["destination"]).write_bytes(b"made")
+        yield Done([])
+
+    monkeypatch.setattr(sandbox_module, "confined_child", confined_child)
+    if not changes:
+        assert anonymise_clip_sandboxed(source, tmp_path / "out.mp4", **arguments).frames == 20
+        return
+    with pytest.raises(AnonymisationFailed) as caught:
+        anonymise_clip_sandboxed(source, tmp_path / "out.mp4", **arguments)
+    assert caught.value.reason_code == "decoder_crashed"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4"]
