@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from psycopg import sql
 from pyarrow.parquet import read_table
 
 from cv_platform.governance import audit
@@ -28,93 +23,27 @@ from cv_platform.storage.ledger.erasure_scope import TABLES, ErasureScope, clips
 from cv_platform.storage.ledger.queries import balance
 from cv_platform.storage.ledger.versions import adopt_versions
 from cv_platform_tests.conftest import S3Server
-from cv_platform_tests.pipeline import workers
+from cv_platform_tests.pipeline.erasing import (
+    FIRST_CLIP,
+    KEY,
+    SECOND,
+    ask,
+    build_marts,
+    erase,
+    everything,
+    rows_of,
+    stored_bytes,
+)
 from cv_platform_tests.pipeline.filmed import CANARY, film
 from cv_platform_tests.pipeline.world import MORNING, VERSIONS, World, short_clip
 
-KEY = Ed25519PrivateKey.generate()
-SECOND = timedelta(seconds=1)
 IN_PARQUET = ("warehouse.detections", "warehouse.tracks", "warehouse.events")
-POINTS = (
-    "erasure.begun",
-    "erasure.withdrawn",
-    "erasure.interval",
-    "erasure.purged_rows",
-    "erasure.purged_restricted",
-    "erasure.purged_cold",
-    "erasure.purged",
-    "erasure.cold",
-    "erasure.hot",
-)
-
-
-FIRST_CLIP = ErasureScope("camera", camera_id="cam1", starts_at=MORNING, ends_at=MORNING + SECOND)
 
 
 @pytest.fixture
 def world(make_filmed: Callable[[], World]) -> World:
     """Footage of two cameras, published."""
     return make_filmed()
-
-
-def ask(world: World, scope: ErasureScope = FIRST_CLIP) -> uuid.UUID:
-    """An approved request."""
-    request = requests.receive(world.database, scope, reference="case-17", by="clerk")
-    erasure.preview(world.platform, request)
-    requests.approve(world.database, request, by="officer")
-    return request
-
-
-def build_marts(world: World) -> None:
-    """As a build of all days would record it."""
-    world.execute("UPDATE cv.mart_days SET built_seq = dirty_seq, built_k = 5")
-
-
-def erase(world: World, scope: ErasureScope = FIRST_CLIP) -> dict[str, Any]:
-    """Ask, execute, certify."""
-    request = ask(world, scope)
-    assert erasure.execute(world.platform, request, actor="job") == "executed"
-    build_marts(world)
-    document = erasure_proof.certify(world.platform, request, actor="job", key=KEY)
-    assert document is not None
-    return document
-
-
-def everything(world: World) -> dict[str, str]:
-    """Every row of every table of the database as text, but the record of the erasure itself; by table."""
-    tables = world.rows(
-        "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
-    )
-    found = {}
-    with world.database.transaction() as connection:
-        for schema, table in tables:
-            if table.startswith("erasure"):
-                continue
-            query = sql.SQL("SELECT t::text FROM {} t").format(sql.Identifier(schema, table))
-            found[f"{schema}.{table}"] = "\n".join(row for (row,) in connection.execute(query))
-    return found
-
-
-def stored_bytes(world: World) -> dict[str, bytes]:
-    """Every file of the platform's state folder."""
-    root = world.settings.state_dir
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-def rows_of(world: World, camera: str) -> dict[str, list[Any]]:
-    """A camera's rows and trackers' states."""
-    return {
-        table: world.rows(f"SELECT t::text FROM {table} t WHERE camera_id = %s ORDER BY 1", camera)
-        for table in (
-            "warehouse.detections",
-            "warehouse.tracks",
-            "warehouse.events",
-            "warehouse.clip_facts",
-            "cv.track_states",
-            "cv.stages",
-            "cv.clips",
-        )
-    }
 
 
 def traces(world: World, camera: str, index: int) -> dict[str, str]:
@@ -230,42 +159,6 @@ def test_what_has_gone_cold_is_erased_too(world: World, kind: str) -> None:
     assert not [table for table, text in everything(world).items() if any(word in text for word in words)]
     bring_back(world.platform, ErasureScope("camera", camera_id="cam2", starts_at=MORNING, ends_at=MORNING + SECOND))
     assert {table: rows_of(world, "cam2")[table] for table in IN_PARQUET} == before
-
-
-@pytest.mark.parametrize("point", ["bring_back.done", "erasure.begun"])
-def test_a_track_whose_day_goes_cold_meanwhile_goes_whole(world: World, tmp_path: Path, point: str) -> None:
-    """Which clips showed it, and which detections are near it, only rows in one place can tell."""
-    [(day, number, key, at, box)] = world.rows(
-        'SELECT t.track_day, t.track_id, t.clip_s3_key, d."timestamp", d.bbox FROM warehouse.tracks t'
-        " JOIN warehouse.detections d USING (camera_id, track_id, clip_s3_key) WHERE camera_id = 'cam1'"
-        " ORDER BY t.detections DESC, 4 LIMIT 1"
-    )
-    near = uuid.uuid4()
-    world.execute(
-        "INSERT INTO warehouse.detections VALUES (%s, 'cam1', %s, 0, 0.3, %s::float4[], NULL, %s)", near, at, box, key
-    )
-    request = ask(world, ErasureScope("track", camera_id="cam1", track_day=day, track_id=number))
-    goes_cold(world)
-    worker = workers.start_erasure(world.settings, request, plan={point: f"stop@{tmp_path / 'once'}"})
-    workers.wait_stopped(worker.pid or 0)
-    goes_cold(world)
-    assert workers.go_on(worker) == 0
-    assert requests.get(world.database, request).state == "executed"
-    assert world.rows("SELECT state FROM cv.clips WHERE published_key = %s", key) == [("erased",)]
-    end = MORNING + timedelta(days=1)
-    bring_back(world.platform, ErasureScope("camera", camera_id="cam1", starts_at=MORNING, ends_at=end))
-    assert not world.rows("SELECT 1 FROM warehouse.detections WHERE id = %s", near)
-    build_marts(world)
-    document = erasure_proof.certify(world.platform, request, actor="job", key=KEY)
-    assert document is not None
-    assert document["erased"]["rows"]["tracks"]["rows"] > 0
-
-
-def goes_cold(world: World) -> None:
-    """Every row of cam1 leaves for Parquet."""
-    build_marts(world)
-    assert warm_to_cold(world.platform, MORNING + timedelta(days=200)).rows > 0
-    assert not rows_of(world, "cam1")["warehouse.detections"]
 
 
 def test_it_stays_away(world: World, clips: Path, tmp_path: Path) -> None:
@@ -415,56 +308,6 @@ def test_it_is_not_certified_before_the_aggregates_are_right(world: World) -> No
     build_marts(world)
     first = erasure_proof.certify(world.platform, request, actor="job", key=KEY)
     assert first == erasure_proof.certify(world.platform, request, actor="job", key=KEY)
-
-
-def test_what_a_late_worker_wrote_is_deleted_before_it_is_certified(world: World) -> None:
-    [(clip_id,)] = world.rows("SELECT clip_id FROM cv.clips WHERE camera_id = 'cam1' ORDER BY captured_at LIMIT 1")
-    request = ask(world)
-    erasure.execute(world.platform, request, actor="job")
-    world.platform.restricted.put_bytes(f"frames/{clip_id}/late.tar", b"late")
-    build_marts(world)
-    assert erasure_proof.certify(world.platform, request, actor="job", key=KEY) is not None
-    assert world.platform.restricted.head(f"frames/{clip_id}/late.tar") is None
-
-
-@pytest.mark.slow
-def test_killed_at_every_point_it_ends_as_if_it_had_not_been(make_filmed: Callable[[], World]) -> None:
-    undisturbed, killed = make_filmed(), make_filmed()
-    expected = erase(undisturbed)
-    request = ask(killed)
-    for point in POINTS:
-        worker = workers.start_erasure(killed.settings, request, plan={point: "kill"})
-        assert workers.ended(worker) == -signal.SIGKILL, point
-        assert requests.get(killed.database, request).state == "executing"
-    assert erasure.execute(killed.platform, request, actor="job") == "executed"
-    assert erasure.execute(killed.platform, request, actor="job") == "executed"  # again changes nothing
-    build_marts(killed)
-    document = erasure_proof.certify(killed.platform, request, actor="job", key=KEY)
-    assert document is not None
-    assert {**document["erased"], "objects": None} == {**expected["erased"], "objects": None}
-    assert killed.picture() == undisturbed.picture()
-    assert not [name for name, data in stored_bytes(killed).items() if CANARY in data]
-
-
-def test_erased_while_a_worker_has_the_clip_in_hand(make_world: Callable[..., World], tmp_path: Path) -> None:
-    world = make_world()
-    adopt_versions(world.database, VERSIONS)
-    world.upload(short_clip(tmp_path / "a.mp4"), camera="cam1")
-    world.ingest()
-    world.run("raw_clips")
-    worker = workers.start(
-        world.settings, "decoded_frames", plan={"decoded_frames.before_commit": f"stop@{tmp_path / 'once'}"}
-    )
-    workers.wait_stopped(worker.pid or 0)
-    request = ask(world)
-    assert erasure.execute(world.platform, request, actor="job") == "executed"
-    assert workers.go_on(worker) == 0
-    world.run()
-    assert world.states() == {"erased": 1}
-    world.execute("UPDATE cv.garbage SET not_before = now() - interval '1 s', again_at = NULL")
-    collect_garbage(world.platform)
-    shutil.rmtree(world.settings.scratch, ignore_errors=True)
-    assert not [name for name in stored_bytes(world) if name.startswith("store/")]
 
 
 def test_every_version_in_a_bucket_goes(
