@@ -37,18 +37,20 @@ _MORE_DETAIL_THAN_NONE = 1.0
 _FINE_CELLS = (8, 8)
 _LEAST_DIFFERENCE = 2.0
 _HIDDEN_SHARE = 0.5
+_LEAST_COLOUR_DIFFERENCE = 4.0
+_HIDDEN_COLOUR_SHARE = 0.35
 
 
 @dataclass(frozen=True, eq=False)
 class Signature:
-    """How a hidden region's luma looks in 4×4 cells.
+    """How a hidden region looks: its luma in 4×4 cells, each plane in 8×8.
 
     Attributes:
         coarse: level of each, uint8.
         levels, detail: the same, and the deviation within each, of what is no nearer to the region's edges than a block
             of the codec's reaches; None in a small region.
         cell_px: shorter side of such a cell.
-        fine: level of 8×8 cells.
+        fine: levels of 8×8 cells of each plane, uint8 (3, 8, 8).
         bare: what those were before the region was hidden; None where it is not known.
     """
 
@@ -181,7 +183,7 @@ def check_output(
             if zones is not None and not zones.hidden(ours[0], _PLAIN_CELL_TOLERANCE * _coarser(crf)):
                 raise AnonymisationFailed("proof_failed", "a zone that is always hidden is not")
             for region, meant in written.signatures.get(frame.index, ()):
-                if not still_hidden(signature(ours[0], region), meant, crf=crf):
+                if not still_hidden(signature(ours, region), meant, crf=crf):
                     raise AnonymisationFailed("proof_failed")
             if progress is not None:
                 progress(frame.index + 1)
@@ -203,26 +205,28 @@ def video_format(geometry: Geometry) -> VideoFormat:
 
 
 def fine_levels(picture: VideoFrame, regions: Sequence[Region]) -> list[Plane]:
-    """Level of 8×8 cells of each region: to be asked before the picture is hidden."""
-    return [_fine(planes(picture)[0], region) for region in regions]
+    """Levels of 8×8 cells of each region and plane: to be asked before the picture is hidden."""
+    return [_fine(planes(picture), region) for region in regions]
 
 
 def signatures(picture: VideoFrame, regions: Sequence[Region], bare: Sequence[Plane]) -> list[tuple[Region, Signature]]:
     """How the hidden regions of a picture look, and looked before they were hidden (`fine_levels`)."""
-    luma = planes(picture)[0]
-    return [(r, replace(signature(luma, r), bare=before)) for r, before in zip(regions, bare, strict=True)]
+    yuv = planes(picture)
+    return [(r, replace(signature(yuv, r), bare=before)) for r, before in zip(regions, bare, strict=True)]
 
 
-def _fine(luma: Plane, region: Region) -> Plane:
-    part = np.ascontiguousarray(luma[region.y1 : region.y2, region.x1 : region.x2])
-    return np.asarray(cv2.resize(part, _FINE_CELLS, interpolation=cv2.INTER_AREA), np.uint8)
+def _fine(yuv: tuple[Plane, Plane, Plane], r: Region) -> Plane:
+    half = (slice(r.y1 // 2, r.y2 // 2), slice(r.x1 // 2, r.x2 // 2))
+    parts = (yuv[0][r.y1 : r.y2, r.x1 : r.x2], yuv[1][half], yuv[2][half])
+    cells = [cv2.resize(np.ascontiguousarray(part), _FINE_CELLS, interpolation=cv2.INTER_AREA) for part in parts]
+    return np.asarray(np.stack(cells), np.uint8)
 
 
-def signature(luma: npt.NDArray[np.uint8], region: Region) -> Signature:
+def signature(yuv: tuple[Plane, Plane, Plane], region: Region) -> Signature:
     """How the region looks now: survives encoding, does not survive a face left bare."""
-    part = np.ascontiguousarray(luma[region.y1 : region.y2, region.x1 : region.x2])
+    part = np.ascontiguousarray(yuv[0][region.y1 : region.y2, region.x1 : region.x2])
     coarse = np.asarray(cv2.resize(part, _CELLS, interpolation=cv2.INTER_AREA), np.uint8)
-    fine = _fine(luma, region)
+    fine = _fine(yuv, region)
     core = np.ascontiguousarray(part[_RINGING_PX:-_RINGING_PX, _RINGING_PX:-_RINGING_PX], np.float32)
     if min(core.shape) < _LEAST_CORE_PX:
         return Signature(coarse, fine, None, None)
@@ -244,8 +248,11 @@ def still_hidden(seen: Signature, meant: Signature, *, crf: int) -> bool:
     coarser = _coarser(crf)
     if float(np.abs(seen.coarse.astype(np.int16) - meant.coarse).mean()) > _TOLERANCE:
         return False
-    if meant.bare is not None and not _is_hidden(seen.fine, meant.fine, meant.bare, _LEAST_DIFFERENCE * coarser):
-        return False
+    if meant.bare is not None:
+        light, colour = (_LEAST_DIFFERENCE, _HIDDEN_SHARE), (_LEAST_COLOUR_DIFFERENCE, _HIDDEN_COLOUR_SHARE)
+        for plane, (least, share) in enumerate((light, colour, colour)):
+            if not _is_hidden(seen.fine[plane], meant.fine[plane], meant.bare[plane], least * coarser, share):
+                return False
     if seen.levels is None or seen.detail is None or meant.levels is None or meant.detail is None:
         return seen.levels is meant.levels
     plain = not meant.detail.any() and float(np.ptp(meant.levels)) == 0
@@ -264,12 +271,12 @@ def _coarser(crf: int) -> float:
     return float(2 ** (max(0, crf - _USUAL_CRF) / 6))  # x264's quantiser doubles every six steps
 
 
-def _is_hidden(seen: Plane, meant: Plane, bare: Plane, least: float) -> bool:
-    """Whether cells went most of the way from what was there to what was written.
+def _is_hidden(seen: Plane, meant: Plane, bare: Plane, least: float, share: float) -> bool:
+    """Whether cells went at least this share of the way from what was there to what was written.
 
     Yes, too, where that way is too short to tell: what encoding changes could hide a step or make one.
     """
     was = bare.astype(np.float32)
     way = meant - was
     power = float((way * way).mean())
-    return power < least * least or float(((seen - was) * way).mean()) >= _HIDDEN_SHARE * power
+    return power < least * least or float(((seen - was) * way).mean()) >= share * power

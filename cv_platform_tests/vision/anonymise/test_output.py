@@ -156,3 +156,43 @@ def test_a_zone_bare_in_one_place_of_one_frame_is_noticed(tmp_path: Path, monkey
     policy = AnonymisePolicy(classes=(), zones=(LEFT_HALF,))
     with pytest.raises(AnonymisationFailed, match="zone"):
         anonymise_clip(source, tmp_path / "out.mp4", policy=policy, detector=Told(), verifier=Told("other"))
+
+
+@pytest.mark.parametrize("method", ["solid", "mosaic", "blur"])
+@pytest.mark.parametrize("side", [14, 34, 72])
+def test_a_face_whose_colour_alone_is_left_bare_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int, method: Method
+) -> None:
+    box = (100, 80, 100 + side, 80 + side)
+    made = pictures(120, 60, box)
+    for picture in made:
+        face = picture[80 : 80 + side, 100 : 100 + side]
+        face[..., 2] = np.clip(face[..., 2] * 1.3, 0, 255)
+        face[..., 0] //= 2
+    source = write_pictures(tmp_path / "in.mp4", made)
+    policy = AnonymisePolicy(method=method, mosaic_key=bytes(range(32)))
+    faces = {"detector": Told(box=box), "verifier": Told("other", box=box)}
+    assert anonymise_clip(source, tmp_path / "out.mp4", policy=policy, **faces).frames_touched == 16
+    write, hide = clip_module.write_clip, Hider.hide
+
+    def colour_stays(hider: Hider, picture: VideoFrame, regions: Any) -> VideoFrame:
+        picture.make_writable()
+        colour = [plane.copy() for plane in planes(picture)[1:]]
+        hidden = hide(hider, picture, regions)
+        for plane, before in zip(planes(hidden)[1:], colour, strict=True):
+            plane[...] = before
+        return hidden
+
+    def bare_in_colour(reader: FrameReader, destination: Path, **kwargs: Any) -> Any:
+        meant = write(reader, destination, **kwargs)
+        destination.unlink()
+        again = FrameReader(source, limits=DEFAULT_LIMITS, should_stop=lambda: False)
+        with monkeypatch.context() as patched:
+            patched.setattr(Hider, "hide", colour_stays)
+            write(again, destination, **kwargs)
+        return meant
+
+    monkeypatch.setattr(clip_module, "write_clip", bare_in_colour)
+    with pytest.raises(AnonymisationFailed) as failed:
+        anonymise_clip(source, tmp_path / "out.mp4", policy=policy, **faces)
+    assert failed.value.message == AnonymisationFailed("proof_failed").message
