@@ -18,7 +18,7 @@ from cv_platform.pipeline.erasure import STORES, store_of
 from cv_platform.pipeline.platform import Platform
 from cv_platform.storage.database import Connection, Database
 from cv_platform.storage.ledger import erasure_scope, erasures
-from cv_platform.storage.objects import Purged
+from cv_platform.storage.object_info import Purged
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -31,7 +31,8 @@ from cv_platform.storage.ledger.registration import (
 )
 from cv_platform.storage.ledger.uploads import read_cursor, write_cursor
 from cv_platform.storage.ledger.vault import sealed_or_gone
-from cv_platform.storage.objects import ObjectInfo, ObjectMissing
+from cv_platform.storage.object_info import ObjectInfo
+from cv_platform.storage.objects import ObjectMissing
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient

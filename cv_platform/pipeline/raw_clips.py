@@ -20,7 +20,8 @@ from cv_platform.settings import Settings
 from cv_platform.storage.database import Connection
 from cv_platform.storage.ledger.held import is_replaced
 from cv_platform.storage.ledger.model import RAW_CLIPS, Claim, Clip
-from cv_platform.storage.objects import ObjectInfo, ObjectMissing
+from cv_platform.storage.object_info import ObjectInfo
+from cv_platform.storage.objects import ObjectMissing
 from cv_platform.storage.sealed import SealBroken
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from cv_platform.pipeline.outputs import upload_sealed
 from cv_platform.pipeline.platform import Platform
 from cv_platform.storage.ledger.model import Claim
 from cv_platform.storage.ledger.vault import keep_in_vault, remove_upload, uploads_to_remove
-from cv_platform.storage.objects import ObjectInfo
+from cv_platform.storage.object_info import ObjectInfo
 
 
 def seal_upload(platform: Platform, claim: Claim, path: Path, sha256: str, upload: ObjectInfo | None) -> str:

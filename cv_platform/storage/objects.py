@@ -1,4 +1,4 @@
-"""Object stores: a local folder or S3, by one URL."""
+"""Object stores: a local folder or S3, by one URL. What only S3 has is in `bucket.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,9 @@ from urllib.parse import unquote, urlparse
 import obstore
 from obstore.exceptions import InvalidPathError
 from obstore.store import LocalStore, S3Store
+
+from cv_platform.storage.bucket import Bucket
+from cv_platform.storage.object_info import ObjectInfo, Purged, etag_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -30,16 +32,6 @@ _ODD_KEY = (InvalidPathError, ValueError, TypeError)
 
 class ObjectMissing(LookupError):
     """There is no object under that key."""
-
-
-@dataclass(frozen=True)
-class ObjectInfo:
-    """What a store says of one object."""
-
-    key: str
-    size_bytes: int
-    etag: str
-    modified_at: datetime
 
 
 class ObjectReader(io.RawIOBase):
@@ -72,24 +64,6 @@ class ObjectReader(io.RawIOBase):
         return count
 
 
-@dataclass(frozen=True)
-class Purged:
-    """What was deleted for good.
-
-    Attributes:
-        objects: keys that held something.
-        versions: versions of them that are gone.
-        locked: versions that Object Lock keeps for now.
-    """
-
-    objects: int = 0
-    versions: int = 0
-    locked: int = 0
-
-    def __add__(self, other: Purged) -> Purged:
-        return Purged(self.objects + other.objects, self.versions + other.versions, self.locked + other.locked)
-
-
 class ObjectStore:
     """Objects under one URL.
 
@@ -112,14 +86,7 @@ class ObjectStore:
         self.url = url.rstrip("/")
         parsed = urlparse(url)
         self._store: Any
-        self._boto3: S3Client | None = None
-        self._boto3_options: dict[str, Any] = {
-            "endpoint_url": endpoint_url,
-            "region_name": region,
-            "aws_access_key_id": access_key_id,
-            "aws_secret_access_key": secret_access_key,
-        }
-        self._bucket, self._prefix = parsed.netloc, parsed.path.strip("/")
+        self._bucket: Bucket | None = None
         self.folder: Path | None = None
         if parsed.scheme == "file":
             self.folder = Path(unquote(parsed.path))
@@ -133,7 +100,18 @@ class ObjectStore:
             if access_key_id and secret_access_key:
                 options |= {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
             client: ClientConfig = {"allow_http": (endpoint_url or "").startswith("http://")}
-            self._store = S3Store(self._bucket, prefix=self._prefix or None, client_options=client, **options)
+            prefix = parsed.path.strip("/")
+            self._store = S3Store(parsed.netloc, prefix=prefix or None, client_options=client, **options)
+            self._bucket = Bucket(
+                parsed.netloc,
+                prefix,
+                {
+                    "endpoint_url": endpoint_url,
+                    "region_name": region,
+                    "aws_access_key_id": access_key_id,
+                    "aws_secret_access_key": secret_access_key,
+                },
+            )
         else:
             raise ValueError(
                 f"object store URL has scheme {parsed.scheme!r}; allowed: file:///folder, s3://bucket/prefix"
@@ -146,7 +124,7 @@ class ObjectStore:
         """Store a file's bytes under `key`, whole or not at all."""
         with path.open("rb") as stream:
             result = obstore.put(self._store, key, stream)
-        return ObjectInfo(key, path.stat().st_size, _etag(result.get("e_tag")), datetime.now().astimezone())
+        return ObjectInfo(key, path.stat().st_size, etag_of(result.get("e_tag")), datetime.now().astimezone())
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Store bytes under `key`, whole or not at all."""
@@ -158,29 +136,10 @@ class ObjectStore:
         Returns:
             Whether the store sees to that: a bucket with Object Lock does, by its mode COMPLIANCE; others only store.
         """
-        if not self._has_object_lock():
-            self.put_bytes(key, data)
-            return False
-        self._client().put_object(
-            Bucket=self._bucket,
-            Key=f"{self._prefix}/{key}" if self._prefix else key,
-            Body=data,
-            ChecksumAlgorithm="SHA256",
-            ObjectLockMode="COMPLIANCE",
-            ObjectLockRetainUntilDate=until,
-        )
-        return True
-
-    def _has_object_lock(self) -> bool:
-        if self.folder is not None:
-            return False
-        try:
-            found = self._client().get_object_lock_configuration(Bucket=self._bucket)
-        except Exception as error:
-            if _error_code(error) in ("ObjectLockConfigurationNotFoundError", "AccessDenied", "NoSuchBucket"):
-                return False
-            raise
-        return found["ObjectLockConfiguration"].get("ObjectLockEnabled") == "Enabled"
+        if self._bucket is not None and self._bucket.put_locked(key, data, until=until):
+            return True
+        self.put_bytes(key, data)
+        return False
 
     def get_bytes(self, key: str) -> bytes:
         """The object's bytes. Raises ObjectMissing."""
@@ -273,38 +232,7 @@ class ObjectStore:
         if self.folder is not None:
             (self.folder / key).unlink(missing_ok=True)
             return True
-        return self._delete_unchanged_in_bucket(f"{self._prefix}/{key}" if self._prefix else key, etag)
-
-    def _delete_unchanged_in_bucket(self, key: str, etag: str) -> bool:
-        client = self._client()
-        versions = self._versions_of(key, etag)
-        for version in versions:
-            client.delete_object(Bucket=self._bucket, Key=key, VersionId=version)
-        if versions:
-            return True
-        try:
-            client.delete_object(Bucket=self._bucket, Key=key, IfMatch=f'"{etag}"')
-        except Exception as error:
-            if _error_code(error) == "PreconditionFailed":
-                return False
-            if _error_code(error) != "NotImplemented":
-                raise
-            client.delete_object(Bucket=self._bucket, Key=key)
-        return True
-
-    def _versions_of(self, key: str, etag: str) -> list[str]:
-        """Ids of the versions of one content; none where the bucket keeps no versions, or does not let us see them."""
-        found = []
-        try:
-            pages = self._client().get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=key)
-            for page in pages:
-                for entry in page.get("Versions", []):
-                    if entry["Key"] == key and _etag(entry["ETag"]) == etag and entry["VersionId"] != "null":
-                        found.append(entry["VersionId"])
-        except Exception as error:
-            if _error_code(error) not in ("AccessDenied", "NotImplemented"):
-                raise
-        return found
+        return self._s3().delete_unchanged(key, etag)
 
     def purge(self, keys: Iterable[str]) -> Purged:
         """Delete objects for good: on S3 every version and every delete marker of theirs.
@@ -316,7 +244,7 @@ class ObjectStore:
         """
         total = Purged()
         for key in keys:
-            total += self._purge_in_folder(key) if self.folder is not None else self._purge_in_bucket(key)
+            total += self._purge_in_folder(key) if self.folder is not None else self._s3().purge(key)
         return total
 
     def present(self, keys: Iterable[str]) -> int:
@@ -324,7 +252,7 @@ class ObjectStore:
         found = 0
         for key in keys:
             if self.folder is None:
-                found += sum(not marker for _, _, marker in self._versions(key))
+                found += sum(not marker for _, _, marker in self._s3().versions(key))
             elif key.endswith("/"):
                 found += sum(1 for _ in self.list(key.rstrip("/")))
             else:
@@ -348,32 +276,6 @@ class ObjectStore:
         whole = sum(not _BEING_WRITTEN.fullmatch(found.name) for found in there)
         return Purged(whole, whole)
 
-    def _purge_in_bucket(self, key: str) -> Purged:
-        names, versions, locked = set(), 0, 0
-        for name, version, marker in list(self._versions(key)):
-            try:
-                self._client().delete_object(Bucket=self._bucket, Key=name, VersionId=version)
-            except Exception as error:
-                if _error_code(error) not in ("AccessDenied", "InvalidRequest"):
-                    raise
-                locked += 1
-                continue
-            if not marker:
-                names.add(name)
-                versions += 1
-        return Purged(len(names), versions, locked)
-
-    def _versions(self, key: str) -> Iterator[tuple[str, str, bool]]:
-        """Every version in the bucket: whole key, version id, whether it is a delete marker."""
-        whole = f"{self._prefix}/{key}" if self._prefix else key
-        pages = self._client().get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=whole)
-        for page in pages:
-            entries = [(entry, False) for entry in page.get("Versions", [])]
-            entries += [(entry, True) for entry in page.get("DeleteMarkers", [])]  # type: ignore[misc]
-            for entry, marker in entries:
-                if key.endswith("/") or entry["Key"] == whole:
-                    yield entry["Key"], entry["VersionId"], marker
-
     def sweep_unfinished(self, prefix: str, *, older_than: timedelta) -> int:
         """Delete what writers that are gone began under the folder `prefix` and never ended; returns how many.
 
@@ -383,7 +285,7 @@ class ObjectStore:
             older_than: since a part was last written, on S3 since its upload began; longer than any upload takes.
         """
         before = datetime.now(UTC) - older_than
-        return self._sweep_folder(prefix, before) if self.folder is not None else self._sweep_bucket(prefix, before)
+        return self._sweep_folder(prefix, before) if self.folder is not None else self._s3().sweep(prefix, before)
 
     def _sweep_folder(self, prefix: str, before: datetime) -> int:
         assert self.folder is not None
@@ -398,19 +300,6 @@ class ObjectStore:
                     continue  # its writer has just ended
         return swept
 
-    def _sweep_bucket(self, prefix: str, before: datetime) -> int:
-        base = f"{self._prefix}/" if self._prefix else ""
-        pages = self._client().get_paginator("list_multipart_uploads")
-        swept = 0
-        for page in pages.paginate(Bucket=self._bucket, Prefix=f"{base}{prefix.strip('/')}/"):
-            for upload in page.get("Uploads", []):
-                if upload["Initiated"] < before:
-                    self._client().abort_multipart_upload(
-                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                    )
-                    swept += 1
-        return swept
-
     def list(self, prefix: str, *, after: str | None = None, chunk_size: int = 1000) -> Iterator[ObjectInfo]:
         """Objects whose keys start with the folder `prefix`, behind the key `after`, in order of key.
 
@@ -421,43 +310,25 @@ class ObjectStore:
             root = self.folder / prefix
             yield from _walk(root, f"{prefix.strip('/')}/", after) if root.is_dir() else ()
             return
-        base = f"{self._prefix}/" if self._prefix else ""
-        pages = (
-            self._client()
-            .get_paginator("list_objects_v2")
-            .paginate(
-                Bucket=self._bucket,
-                Prefix=f"{base}{prefix.strip('/')}/",
-                StartAfter="" if after is None else base + after,
-                PaginationConfig={"PageSize": chunk_size},
-            )
-        )
-        for page in pages:
-            for entry in page.get("Contents", []):
-                yield ObjectInfo(
-                    entry["Key"].removeprefix(base), entry["Size"], _etag(entry["ETag"]), entry["LastModified"]
-                )
+        yield from self._s3().list(prefix, after=after, chunk_size=chunk_size)
 
     def _delete_odd(self, key: str) -> None:
         """Delete an object whose key `obstore` does not take."""
         if self.folder is None:
-            self._client().delete_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}" if self._prefix else key)
+            self._s3().delete(key)
             return
         path = self.folder / key
         if ".." not in path.parts:
             path.unlink(missing_ok=True)
 
-    def _client(self) -> S3Client:
-        """boto3's client of the same bucket."""
-        if self._boto3 is None:
-            import boto3
-
-            self._boto3 = boto3.client("s3", **self._boto3_options)
-        return self._boto3
-
     def bucket(self) -> tuple[S3Client, str, str]:
         """boto3's client, the bucket, and what stands before every key; only where this is S3."""
-        return self._client(), self._bucket, f"{self._prefix}/" if self._prefix else ""
+        bucket = self._s3()
+        return bucket.client(), bucket.name, bucket.base
+
+    def _s3(self) -> Bucket:
+        assert self._bucket is not None
+        return self._bucket
 
     def link(self, key: str, *, expires_in: timedelta) -> str:
         """An address for a person's browser: a signed URL on S3, a file URL for a folder."""
@@ -466,18 +337,8 @@ class ObjectStore:
         return str(obstore.sign(self._store, "GET", key, expires_in))
 
 
-def _etag(value: object) -> str:
-    return str(value or "").strip('"')
-
-
 def _info(meta: Any) -> ObjectInfo:
-    return ObjectInfo(meta["path"], meta["size"], _etag(meta["e_tag"]), meta["last_modified"])
-
-
-def _error_code(error: Exception) -> str | None:
-    """What S3 calls an error; None for one that is not S3's."""
-    response = getattr(error, "response", None)
-    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return ObjectInfo(meta["path"], meta["size"], etag_of(meta["e_tag"]), meta["last_modified"])
 
 
 _BEING_WRITTEN = re.compile(r".+#\d+")

@@ -6,12 +6,12 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from cv_platform.storage.objects import ObjectMissing, ObjectStore, Purged
+from cv_platform.storage.objects import ObjectMissing, ObjectStore
 from cv_platform_tests.conftest import S3Server
 
 
@@ -119,29 +119,6 @@ def test_a_purge_takes_what_a_killed_writer_began(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["x.mp4.json"]
 
 
-def test_a_purge_takes_every_version_and_says_what_a_lock_keeps(s3_server: S3Server) -> None:
-    client = s3_server.client()
-    bucket = f"{s3_server.bucket}-locked"
-    client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)  # versions come with it
-    store = ObjectStore(f"s3://{bucket}", endpoint_url=s3_server.endpoint_url)
-    for n in range(3):
-        store.put_bytes("raw/x", b"%d" % n)
-    store.delete(["raw/x"])
-    store.put_bytes("raw/xy", b"stays")
-    assert store.head("raw/x") is None
-    assert store.present(["raw/x"]) == 3
-    client.put_object_retention(
-        Bucket=bucket,
-        Key="raw/xy",
-        VersionId=client.list_object_versions(Bucket=bucket, Prefix="raw/xy")["Versions"][0]["VersionId"],
-        Retention={"Mode": "COMPLIANCE", "RetainUntilDate": datetime.now(UTC) + timedelta(days=1)},
-    )
-    assert store.purge(["raw/x"]) == Purged(1, 3, 0)
-    assert store.present(["raw/x"]) == 0
-    assert store.purge(["raw/xy"]) == Purged(0, 0, 1)
-    assert store.get_bytes("raw/xy") == b"stays"
-
-
 def test_bytes_are_read_in_parts(store: ObjectStore, tmp_path: Path) -> None:
     data = bytes(range(256)) * 40_000  # above the size of one part
     store.put_chunks("a/x", (data[n : n + 300_000] for n in range(0, len(data), 300_000)))
@@ -183,21 +160,6 @@ def test_only_content_that_is_unchanged_is_deleted(store: ObjectStore) -> None:
     assert store.delete_unchanged("raw/x", newer.etag)
     assert store.head("raw/x") is None
     assert store.delete_unchanged("raw/x", newer.etag)  # it is gone, however that came about
-
-
-def test_where_versions_are_kept_that_content_goes_with_all_of_them(s3_server: S3Server) -> None:
-    s3 = s3_server.client()
-    s3.put_bucket_versioning(Bucket=s3_server.bucket, VersioningConfiguration={"Status": "Enabled"})
-    store = ObjectStore(f"s3://{s3_server.bucket}", endpoint_url=s3_server.endpoint_url)
-    for data in (b"other", b"faces", b"faces"):
-        store.put_bytes("raw/x", data)
-    store.put_bytes("raw/xy", b"faces")
-    head = store.head("raw/x")
-    assert head is not None
-    assert store.delete_unchanged("raw/x", head.etag)
-    left = s3.list_object_versions(Bucket=s3_server.bucket)["Versions"]
-    assert sorted((entry["Key"], entry["Size"]) for entry in left) == [("raw/x", 5), ("raw/xy", 5)]
-    assert store.get_bytes("raw/x") == b"other"
 
 
 def test_parts_of_uploads_that_never_ended_are_swept(store: ObjectStore, s3_server: S3Server) -> None:
