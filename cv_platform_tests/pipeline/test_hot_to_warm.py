@@ -15,7 +15,8 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cv_platform.pipeline import hot_to_warm
+from cv_platform.governance.erasure import requests
+from cv_platform.pipeline import erasure, hot_to_warm
 from cv_platform.pipeline.hot_to_warm import drain
 from cv_platform.storage.hot import HotStore
 from cv_platform.storage.hot_stream import (
@@ -28,6 +29,7 @@ from cv_platform.storage.hot_stream import (
     Malformed,
     decode,
 )
+from cv_platform.storage.ledger.erasure_scope import ErasureScope
 from cv_platform_tests.pipeline import workers
 from cv_platform_tests.pipeline.world import World, with_settings
 
@@ -219,3 +221,17 @@ def test_an_interval_of_a_camera_is_forgotten(world: World, stream: LiveStream, 
     left = {row[0] for row in rows(world)}
     assert left == wanted(frame(3), *(frame(n, camera="live2") for n in range(4)))
     assert client.xlen(DEAD_STREAM) == 1
+
+
+def test_a_late_event_of_an_erased_interval_is_dropped(world: World, stream: LiveStream, client: redis.Redis) -> None:
+    scope = ErasureScope("camera", camera_id="live1", starts_at=NOW - timedelta(seconds=2), ends_at=NOW)
+    request = requests.receive(world.database, scope, reference="case 1", by="clerk")
+    erasure.preview(world.platform, request)
+    requests.approve(world.database, request, by="officer")
+    assert erasure.execute(world.platform, request, actor="job") == "executed"
+    for n in range(4):
+        stream.append(frame(n))  # the interval's end is outside it
+        stream.append(frame(n, camera="live2"))
+    assert drain(world.platform).erased == 2
+    assert {row[0] for row in rows(world)} == wanted(frame(0), frame(3), *(frame(n, camera="live2") for n in range(4)))
+    assert (client.xlen(LIVE_STREAM), client.xlen(DEAD_STREAM)) == (0, 0)

@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from cv_platform.governance.erasure import requests
+from cv_platform.pipeline import erasure
 from cv_platform.pipeline.ingest import ingest_listing, ingest_notifications, reconcile_uploads
 from cv_platform.pipeline.keys import parse_key, upload_from, upload_key
 from cv_platform.pipeline.publishing import collect_garbage, write_preview
 from cv_platform.settings import Settings
+from cv_platform.storage.ledger.erasure_scope import ErasureScope
 from cv_platform.storage.ledger.published import published_clips
 from cv_platform.storage.ledger.queries import balance, quarantined
 from cv_platform.storage.ledger.registration import Upload, register_uploads
@@ -252,6 +255,28 @@ def test_notifications_over_http(s3_world: World, s3_server: S3Server) -> None:
     assert found == sorted(listed)
     assert ingest_notifications(s3_world.platform, limit=100).new == 0  # the queue is empty
     assert reconcile_uploads(s3_world.platform).new == 0
+
+
+def test_a_restored_notification_brings_nothing_erased_back(s3_world: World, s3_server: S3Server) -> None:
+    store, sqs = s3_world.platform.restricted, s3_server.client("sqs")
+    store.put_bytes(KEY, b"faces")
+    [told] = sqs.receive_message(QueueUrl=s3_server.queue_url, VisibilityTimeout=0)["Messages"]
+    assert ingest_notifications(s3_world.platform, limit=100).new == 1
+    [(clip_id,)] = s3_world.rows("SELECT clip_id FROM cv.clips")
+    request = requests.receive(s3_world.database, ErasureScope("clip", clip_id=clip_id), reference="case 1", by="clerk")
+    erasure.preview(s3_world.platform, request)
+    requests.approve(s3_world.database, request, by="officer")
+    assert erasure.execute(s3_world.platform, request, actor="job") == "executed"
+    assert store.head(KEY) is None
+    for restored in (False, True):  # the message alone; then with its object, as from a backup
+        if restored:
+            store.put_bytes(KEY, b"faces")
+            lose_notifications(s3_server)
+        sqs.send_message(QueueUrl=s3_server.queue_url, MessageBody=told["Body"])
+        assert ingest_notifications(s3_world.platform, limit=100).new == 0
+        assert reconcile_uploads(s3_world.platform).new == 0
+        assert store.present([KEY]) == 0
+        assert s3_world.rows("SELECT state FROM cv.clips") == [("erased",)]
 
 
 def lose_notifications(server: S3Server) -> None:
