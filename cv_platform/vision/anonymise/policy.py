@@ -74,7 +74,7 @@ class AnonymisePolicy:
     vanish_s: float = 0.4
     surgical: bool = True
     crf: int = 23
-    preset: str = "veryfast"
+    preset: str = "superfast"
     mosaic_key: bytes | None = field(default=None, repr=False)
     limits: ClipLimits = DEFAULT_LIMITS
 
