@@ -14,6 +14,7 @@ from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.publishing import publish_due
 from cv_platform.pipeline.raw_clips import InputChanged, raw_file
 from cv_platform.pipeline.stage import ClaimLost, ClipRefused, Finished
+from cv_platform.pipeline.versions import may_check_itself
 from cv_platform.storage.database import Connection
 from cv_platform.storage.ledger.model import BLURRED_CLIPS, Claim, Clip, Scope, StaleClaim
 from cv_platform.storage.ledger.revocation import ModelRevoked, models_in, require_unrevoked
@@ -52,7 +53,7 @@ class BlurredClips:
                 raise ClipRefused(failed.reason_code, failed.message) from None
             if certificate.input_sha256 != raw.sha256:
                 raise InputChanged("the anonymiser read other bytes than were registered")
-            _require_proof(certificate, blurred)
+            _require_proof(certificate, blurred, may_check_itself=may_check_itself(platform.settings))
             certificate_text = certificate.to_json()
             output = upload_sealed(
                 platform,
@@ -106,7 +107,7 @@ class BlurredClips:
         publish_due(platform, Scope(claim.clip.capture_date, (claim.clip.site_id,)))
 
 
-def _require_proof(certificate: Certificate, blurred: Path) -> None:
+def _require_proof(certificate: Certificate, blurred: Path, *, may_check_itself: bool) -> None:
     """The last look before publication, whoever made the certificate: a child process that a clip took over may have.
 
     Raises ClipRefused where it proves nothing, or not of this file.
@@ -115,5 +116,5 @@ def _require_proof(certificate: Certificate, blurred: Path) -> None:
 
     if sha256_of(blurred) != (certificate.output_sha256, certificate.output_bytes):
         raise ClipRefused("proof_failed", "the certificate is another file's")
-    for shortcoming in certificate.shortcomings():
+    for shortcoming in certificate.shortcomings(may_check_itself=may_check_itself):
         raise ClipRefused("proof_failed", shortcoming)

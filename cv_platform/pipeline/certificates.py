@@ -7,6 +7,7 @@ from datetime import date
 
 from cv_platform.pipeline.outputs import CERTIFICATE_SUFFIX, is_as_written
 from cv_platform.pipeline.platform import Platform
+from cv_platform.pipeline.versions import may_check_itself
 from cv_platform.storage.ledger.published import published_clips
 from cv_platform.storage.objects import ObjectMissing
 
@@ -34,7 +35,7 @@ def check_certificates(platform: Platform, day: date) -> CertificateCheck:
             found = Certificate.from_json(text.decode())
             if (
                 found.output_sha256 != clip.sha256
-                or found.shortcomings()
+                or found.shortcomings(may_check_itself=may_check_itself(platform.settings))
                 or not is_as_written(text, clip.certificate_sha256)
             ):
                 raise ValueError("the certificate is another clip's, or proves nothing, or was changed")

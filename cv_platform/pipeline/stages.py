@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cv_platform.pipeline.platform import Platform
 from cv_platform.pipeline.stage import ClipStage, StageReport, run_stage
-from cv_platform.pipeline.versions import current_versions, models_for, registry_of
+from cv_platform.pipeline.versions import current_versions, may_check_itself, models_for, registry_of
 from cv_platform.storage.ledger.model import BLURRED_CLIPS, DECODED_FRAMES, DETECTIONS, RAW_CLIPS, TRACKS, Clip, Scope
 from cv_platform.storage.ledger.scopes import anything_open
 
@@ -109,7 +109,13 @@ def _anonymiser(platform: Platform) -> Callable[[Clip, Path, Path, Callable[[], 
 
     settings = platform.settings
     finding, proving = (models_for(platform, choice) for choice in ("face_detector", "face_verifier"))
-    if not different(finding, proving):
+    if not different(finding, proving) and may_check_itself(settings):
+        platform.log.warning(
+            "no second model for faces can be had: %s checks itself, and misses what it missed; put yunet or ultraface"
+            " into CV_PLATFORM_MODEL_DIR and name it in CV_PLATFORM_FACE_VERIFIER",
+            "+".join(finding),
+        )
+    elif not different(finding, proving):
         raise ModelRefused(
             f"CV_PLATFORM_FACE_VERIFIER comes to {'+'.join(proving)}, which finds the faces too;"
             " a proof takes a second, different model: name one"

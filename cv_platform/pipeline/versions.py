@@ -95,6 +95,15 @@ def models_for(platform: Platform, choice: str) -> tuple[str, ...]:
     return tuple(registry.resolve(spec, choice=choice))
 
 
+def may_check_itself(settings: Settings) -> bool:
+    """Whether the model that finds faces may be the one that proves it, too.
+
+    Only where nobody chose: `auto` comes to it where no second model can be had, so that a first look at the platform
+    shows something published. The certificate names both, and the log says so.
+    """
+    return settings.face_verifier == "auto"
+
+
 def registry_of(settings: Settings) -> Any:
     """The model registry that settings describe."""
     from cv_platform.vision.models import ModelRegistry

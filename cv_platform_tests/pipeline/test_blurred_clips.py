@@ -80,10 +80,23 @@ def test_what_is_proven_is_published(waiting: World) -> None:
     ids=["no verifier", "one model", "coverage", "no number", "nothing verified", "no frame", "another file"],
 )
 def test_what_is_not_proven_is_quarantined(waiting: World, change: Change) -> None:
-    report = run_stage(waiting.platform, stage(change), Scope())
+    named = World.at(with_settings(waiting.settings, face_verifier="yunet"))
+    report = run_stage(named.platform, stage(change), Scope())
     assert dict(report.quarantined) == {"proof_failed": 1}
     assert waiting.states() == {"quarantined": 1}
     assert published(waiting) == []
+
+
+def test_a_model_may_check_itself_only_where_nobody_named_another(waiting: World) -> None:
+    """`auto` comes to it where no second model can be had: the first look at the platform shows something."""
+    assert waiting.settings.face_verifier == "auto"
+    itself = stage(lambda certificate, made: replace(certificate, verifier=certificate.detector))
+    assert run_stage(waiting.platform, itself, Scope()).done == 1
+    assert len(published(waiting)) == 2
+    day = waiting.rows("SELECT capture_date FROM cv.clips")[0][0]
+    assert check_certificates(waiting.platform, day).without == 0
+    named = World.at(with_settings(waiting.settings, face_verifier="yunet"))
+    assert check_certificates(named.platform, day).without == 1
 
 
 @pytest.mark.parametrize(

@@ -102,12 +102,16 @@ class Certificate:
             raise ValueError(f"this is no anonymisation certificate of schema {SCHEMA}") from None
         return made
 
-    def shortcomings(self) -> list[str]:
-        """Why this proves nothing of its clip, a line each; empty where it does prove it."""
+    def shortcomings(self, *, may_check_itself: bool = False) -> list[str]:
+        """Why this proves nothing of its clip, a line each; empty where it does prove it.
+
+        Args:
+            may_check_itself: whether the first detector again, looking a second time, will do for a second one.
+        """
         found = []
         if self.verifier is None:
             found.append("the certificate names no second detector: the clip was never proven")
-        elif shared := sorted(model_names(self.detector) & model_names(self.verifier)):
+        elif (shared := sorted(model_names(self.detector) & model_names(self.verifier))) and not may_check_itself:
             found.append(f"the second detector is the first one again ({', '.join(shared)}): it proves nothing")
         if self.frames < 1 or not 1 <= self.frames_verified <= self.frames:
             found.append(f"the second detector saw {self.frames_verified} of {self.frames} frames")
