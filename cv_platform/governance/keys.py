@@ -369,7 +369,8 @@ def _default_key(settings: Settings, database: Database) -> LocalKey:
         )
     path = settings.state_dir / DEFAULT_FILE
     if not path.exists():
-        if lost := sorted(kek for kek in keks_in_use(database) if kek.startswith("local:")):
+        lost = sorted(kek for kek in keks_in_use(database) if kek.startswith("local:"))
+        if lost and not path.exists():  # another process may have made it, and wrapped keys by it, meanwhile
             raise KeyEncryptionKeyError(
                 f"the key-encryption key's file {path} is gone, and clips' keys are wrapped by it ({lost[0]});"
                 f" restore the file, or name the key in {_VARIABLE}"

@@ -19,6 +19,7 @@ from cv_platform.governance.keys import (
     KeyDestroyed,
     KeyEncryptionKeyError,
     LocalKey,
+    _default_key,
     keys_to_scrub,
     open_clip_keys,
     scrub_destroyed_keys,
@@ -129,6 +130,17 @@ def test_the_default_key_is_a_file_of_its_owners_alone(settings: Settings, datab
     with pytest.raises(FileExistsError):
         write_new_key(path)
     assert open_clip_keys(settings, database).current.kek_id == opened[0]
+
+
+def test_a_default_key_that_another_made_meanwhile_is_not_gone(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def used_by_now(_: Database) -> set[str]:
+        write_new_key(settings.state_dir / DEFAULT_FILE)
+        return {"local:0123"}
+
+    monkeypatch.setattr("cv_platform.governance.keys.keks_in_use", used_by_now)
+    assert _default_key(settings, database).kek_id.startswith("local:")
 
 
 @pytest.mark.parametrize(
