@@ -24,6 +24,17 @@ class Nothing:
         return [Detections.empty() for _ in frames]
 
 
+class NothingEither(Nothing):
+    """A second, different one."""
+
+    version = "nothing-either-1"
+
+
 def make() -> Nothing:
     """One of them."""
     return Nothing()
+
+
+def make_second() -> NothingEither:
+    """One for the proof."""
+    return NothingEither()

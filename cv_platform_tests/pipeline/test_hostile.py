@@ -27,14 +27,15 @@ LONGEST_S = 30.0
 
 
 def anonymise(clip: Clip, source: Path, destination: Path, should_stop: Callable[[], bool]) -> Certificate:
-    """The real anonymiser in its own process; only its detector is cheap."""
+    """The real anonymiser in its own process; only its detectors are cheap."""
     detector = DetectorSpec("cv_platform_tests.pipeline.nothing:make")
+    verifier = DetectorSpec("cv_platform_tests.pipeline.nothing:make_second")
     return anonymise_clip_sandboxed(
         source,
         destination,
         policy=AnonymisePolicy(verify_rate_hz=0.5),
         detector=detector,
-        verifier=None,
+        verifier=verifier,
         should_stop=should_stop,
         timeout_s=LONGEST_S,
     )
