@@ -18,7 +18,20 @@ import benchmarks.gpu
 from benchmarks._timing import environment
 from benchmarks.gpu._rig import Rig
 
-PARTS = ("shards", "frames", "clips", "packed", "gpus", "answers", "processor", "large", "memory", "safety", "plain")
+PARTS = (
+    "shards",
+    "frames",
+    "clips",
+    "packed",
+    "gpus",
+    "answers",
+    "asset",
+    "processor",
+    "large",
+    "memory",
+    "safety",
+    "plain",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
