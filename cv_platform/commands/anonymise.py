@@ -65,6 +65,7 @@ def clips(
     from cv_platform.vision.anonymise.certificate import SUFFIX, different
     from cv_platform.vision.anonymise.sandbox import anonymise_clip_sandboxed
     from cv_platform.vision.classes import CLASS_IDS
+    from cv_platform.vision.models import ModelRefused, ModelUnavailable
 
     names = [name.strip() for name in classes.split(",") if name.strip()]
     unknown = [name for name in names if name not in CLASS_IDS]
@@ -80,7 +81,7 @@ def clips(
         specs = _specs(policy, detector, verifier)
         if specs[1] is not None and not different(specs[0].arguments["names"], specs[1].arguments["names"]):
             raise ValueError(f"--verifier {verifier} finds the faces too; a proof takes a second, different model")
-    except ValueError as error:
+    except (ValueError, ModelUnavailable, ModelRefused) as error:
         fail(str(error), code=2)
     pairs = list(_pairs(source, output))
     if not pairs:
@@ -131,12 +132,14 @@ def verify(
 ) -> None:
     """Check a published clip against its certificate: digest, streams, metadata, frames, faces.
 
-    Exit status 0: the clip is what its certificate says; 1: it is not; 2: there is no certificate to check against.
+    Exit status 0: the clip is what its certificate says; 1: it is not; 2: there is no certificate to check against, or
+    no model to look with.
     """
     from cv_platform.vision.anonymise.certificate import SUFFIX, Certificate
     from cv_platform.vision.anonymise.policy import AnonymisePolicy
     from cv_platform.vision.anonymise.verification import verify_clip
     from cv_platform.vision.anonymise.worker import make_detector
+    from cv_platform.vision.models import ModelRefused, ModelUnavailable
 
     beside = certificate or clip.with_name(clip.name + SUFFIX)
     try:
@@ -146,7 +149,10 @@ def verify(
         fail(f"{beside.name}: {reason}; name the certificate with --certificate", code=2)
     looking = None
     if look:
-        spec = _specs(AnonymisePolicy(), "auto", verifier)[1]
+        try:
+            spec = _specs(AnonymisePolicy(), "auto", verifier)[1]
+        except (ValueError, ModelUnavailable, ModelRefused) as error:
+            fail(f"{error}; or leave the look for faces out with --no-look", code=2)
         if spec is not None:
             looking = make_detector({"factory": spec.factory, "arguments": dict(spec.arguments)})
     with _progress(clip.name, enabled=not json) as progress:

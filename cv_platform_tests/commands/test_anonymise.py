@@ -30,6 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     (tmp_path / "models").mkdir()
     monkeypatch.setenv("CV_PLATFORM_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("CV_PLATFORM_MODEL_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("CV_PLATFORM_FETCH_MODELS", "false")
     monkeypatch.delenv("CV_PLATFORM_MODEL_CACHE_DIR", raising=False)
     get_settings.cache_clear()
     yield lambda *arguments: CliRunner().invoke(app, ["anonymise", *map(str, arguments)])
@@ -77,6 +78,12 @@ def test_a_model_does_not_prove_itself(with_models: Run, clip: Path, tmp_path: P
     assert not (tmp_path / "out.mp4").exists()
 
 
+def test_without_models_it_says_where_they_go(run: Run, clip: Path, tmp_path: Path) -> None:
+    result = run(clip, "-o", tmp_path / "out.mp4")
+    assert result.exit_code == 2
+    assert "CV_PLATFORM_MODEL_DIR" in result.output
+
+
 def test_a_folder_without_clips(with_models: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("nothing to see")
@@ -106,6 +113,15 @@ def test_a_clip_its_certificate_and_what_verifying_says(with_models: Run, clip: 
     looked = with_models("verify", made, "--verifier", "ultraface")
     assert looked.exit_code == 0
     assert "is what its certificate says (8 frames)" in looked.output
+
+    unknown = with_models("verify", made, "--verifier", "no_such_model")
+    for model in (tmp_path / "models").iterdir():
+        model.unlink()
+    blind = with_models("verify", made)
+    for result in (unknown, blind):
+        assert result.exit_code == 2
+        assert not isinstance(result.exception, ValueError)
+        assert "--no-look" in result.output
 
     with open(made, "ab") as file:
         file.write(b"\0\0\0\x08free")
