@@ -110,3 +110,12 @@ def test_modules_that_the_build_runs_know_their_options() -> None:
         known = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
         for option in re.findall(r" (-[\w-]+)", arguments):
             assert re.search(rf"{option}\b", known.stdout), f"{module} {option}"
+
+
+def test_the_command_line_in_an_image_knows_its_name(tmp_path: Path) -> None:
+    """The package is not installed there: the wrapper runs it, and help said "Usage: -c"."""
+    (tmp_path / "python3").symlink_to(sys.executable)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": ":".join([str(REPOSITORY), *sys.path[1:]])}
+    wrapper = REPOSITORY / "docker" / "cv-platform"
+    told = subprocess.run([wrapper, "--help"], capture_output=True, text=True, env=environment, timeout=60, check=True)
+    assert "Usage: cv-platform [OPTIONS]" in told.stdout
